@@ -30,6 +30,11 @@ class ApiError(UserError):
         super().__init__(sentence(problem_text(problem)), "")
 
     @property
+    def slug(self) -> str:
+        """The name of the problem's type."""
+        return str(self.problem.get("type") or "").rpartition(":")[2]
+
+    @property
     def faults(self) -> list[dict[str, Any]]:
         """The faults of the input."""
         return list(self.problem.get("errors") or [])

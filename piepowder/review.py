@@ -1,28 +1,46 @@
-"""Review by a person at the terminal: one case at a time, under a lease that is extended while the reviewer reads and
-released at the end."""
+"""Review by a person at the terminal: one case at a time, under a lease that is extended while the reviewer reads.
+
+A decision needs the exact letter and Enter, and a rejection also its reasons and a confirmation, so no single key
+decides a case. `q`, Esc or an empty line cancels every question. The lease ends when the reviewer skips the case or
+quits; a skipped case is not claimed again in the same run.
+"""
 
 import asyncio
 import os
-import sys
-import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from rich.rule import Rule
-from rich.text import Text
 
-from piepowder import console_output
+from piepowder import case_display, console_output
+from piepowder.case_display import EARLIER_SHOWN, DecidedCases, Rules, contested_decision
 from piepowder.client import Api, ApiError
-from piepowder.imports import currencies
+from piepowder.line_input import ESC, LineInput, line_input
 from shared.contracts import ids
-from shared.contracts.envelope import subject_of
 from shared.contracts.events import Policy
-from shared.runtime.clock import SystemClock, from_text, to_text
+from shared.runtime.clock import Clock, SystemClock, to_text
+from shared.runtime.user_errors import UserError
 
 LEASE_SECONDS: Final = 120
+MAX_SKIPPED: Final = 1_000  # of a claim
+_LONGEST_NOTE: Final = 5_000
+_MAX_REASONS: Final = 20
+_FIELD_LINES: Final = 12  # of a long text on the screen
+_CANCEL: Final = ("", "q", "Q", ESC)
+_PAST: Final = {"approve": "Approved", "reject": "Rejected", "uphold": "Upheld", "overturn": "Overturned"}
+_LOST: Final = frozenset(
+    {
+        "lease-expired",
+        "lease-released",
+        "wrong-lease-token",
+        "lost-in-restore",
+        "superseded",
+        "withdrawn",
+        "closed",
+        "already-decided",
+    }
+)
 _clock = SystemClock()
 
 
@@ -41,6 +59,16 @@ class LeasedCase(msgspec.Struct, frozen=True):
         return int(self.lease["token"])
 
 
+class ValidReasons(msgspec.Struct, frozen=True):
+    """The reason codes that a decision may have now, each with its titles."""
+
+    titles: Mapping[str, Sequence[str]] = {}
+
+    def unknown(self, codes: Sequence[str]) -> list[str]:
+        """Those of `codes` that are not valid."""
+        return [code for code in codes if code not in self.titles]
+
+
 class ReviewSession:
     """The review API of a region, for one reviewer."""
 
@@ -53,12 +81,12 @@ class ReviewSession:
         self._claims = 0
         self._run = ids.derive("claims", reviewer, str(os.getpid()), to_text(_clock.now()))
 
-    async def claim(self) -> LeasedCase | None:
-        """Claim the most urgent case; None if no case waits."""
+    async def claim(self, *, skipped: Sequence[str] = (), only: Sequence[str] = ()) -> LeasedCase | None:
+        """Claim the most urgent case that is none of `skipped` and, if given, one of `only`; None if none waits."""
         self._claims += 1
         wanted: dict[str, Any] = {"reviewer": self.reviewer, "team": self._team, "lease_seconds": LEASE_SECONDS}
-        if self._queues:
-            wanted["queues"] = self._queues
+        options = {"queues": self._queues, "skipped_cases": list(skipped), "only_cases": list(only)}
+        wanted |= {name: value for name, value in options.items() if value}
         claim = await self._api.post(self._service, "/v1/claims", wanted, key=f"{self._run}-{self._claims}")
         return None if claim is None else msgspec.convert(claim, LeasedCase)
 
@@ -77,6 +105,29 @@ class ReviewSession:
             body["note"] = note
         await self._post(leased, "decisions", body)
 
+    async def reason_codes(self) -> ValidReasons:
+        """The reason codes that are valid now."""
+        found = await self._api.get(self._service, "/v1/reasons")
+        return ValidReasons({reason["code"]: reason["titles"] for reason in found["reasons"]})
+
+    async def earlier(self, case: Mapping[str, Any]) -> DecidedCases:
+        """The latest decided cases of the case's subject."""
+        subject = {name: str(case[name]) for name in ("platform", "kind", "subject_id")}
+        try:
+            found = await self._api.get(self._service, "/v1/decisions", **subject, limit=EARLIER_SHOWN)
+        except ApiError as error:
+            return DecidedCases(problem=str(error))
+        return DecidedCases(found["cases"], found["next"] is not None)
+
+    async def waiting(self) -> int | None:
+        """The number of waiting cases in the reviewer's queues; None if the key may not read it."""
+        try:
+            found = await self._api.get(self._service, "/v1/queues")
+        except ApiError:
+            return None
+        queues = [queue for queue in found["queues"] if not self._queues or queue["queue"] in self._queues]
+        return sum(int(queue["waiting"]) for queue in queues)
+
     @property
     def _service(self) -> str:
         return f"decision-{self.region}"
@@ -86,208 +137,294 @@ class ReviewSession:
         await self._api.post(self._service, f"/v1/cases/{leased.id}/{operation}", {**lease, **body})
 
 
-async def by_hand(api: Api, region: str, reviewer: str, team: str, queues: Sequence[str]) -> Mapping[str, int]:
-    """Run a review at the terminal; return the number of cases by action."""
-    in_force = await api.get("router", "/v1/control")
-    policies = {
-        policy["id"]: msgspec.convert(policy, Policy) for policy in (in_force["policy_set"] or {}).get("policies", [])
-    }
-    person = TerminalReviewer(ReviewSession(api, region, reviewer, team, queues), Keyboard(), policies)
-    await person.work()
-    return person.decided
+async def by_hand(
+    api: Api, region: str, reviewer: str, team: str, queues: Sequence[str], *, confirm: bool = False
+) -> Mapping[str, int]:
+    """Run a review at the terminal; return the number of cases by outcome. `confirm`: ask before each decision."""
+    session = ReviewSession(api, region, reviewer, team, queues)
+    person = TerminalReviewer(session, line_input(), await _rules(api), confirm=confirm)
+    try:
+        await person.work()
+    finally:
+        person.show_summary()
+    return person.done
 
 
-def item_case(case: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The case with the item: for a notice or an appeal, the item's case that it concerns, if that is known."""
-    if case.get("case_type", "item") == "item":
-        return case
-    return next((one for one in case.get("concerns") or [] if one["case_type"] == "item"), case)
+async def _rules(api: Api) -> Rules:
+    """The policies in force; none if the deployment's profile or the key does not allow to read them."""
+    try:
+        published = (await api.get("router", "/v1/control"))["policy_set"]
+    except UserError as error:
+        console_output.warn(f"The titles and conditions of policies are not shown: {error}")
+        return Rules()
+    if published is None:
+        return Rules()
+    return Rules(published["id"], {one["id"]: msgspec.convert(one, Policy) for one in published["policies"]})
 
 
-def suggested_reasons(case: Mapping[str, Any]) -> list[str]:
-    """The default reason codes: the case's own, else the ground of the notice, else OTHER."""
+def suggested_reasons(case: Mapping[str, Any], codes: ValidReasons) -> list[str]:
+    """The default reason codes: the valid ones of the case's own, else the ground of the notice, else OTHER."""
+    own = [code for code in case.get("reasons") or [] if code in codes.titles]
     notices = (case.get("notice"), *(one.get("notice") for one in case.get("concerns") or []))
     grounds = [notice["ground"].upper() for notice in notices if notice]
-    return list(case.get("reasons") or grounds[:1] or ["OTHER"])
-
-
-def contested_decision(case: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The decision that an appeal contests; None for other cases."""
-    contested: Mapping[str, Any] | None = (case.get("appeal") or {}).get("decision")
-    return contested
+    return own or [code for code in grounds[:1] if code in codes.titles] or ["OTHER"]
 
 
 class TerminalReviewer:
-    """A person at the terminal: a letter (or the whole word) and Enter decides a case.
+    """A person at the terminal, who decides one case at a time. `done` counts the cases by outcome.
 
-    A skipped case stays leased, so that the next claim does not return it, and is released at the end.
+    `confirm`: ask for a confirmation before each decision, not only before one that restricts an item.
     """
 
-    def __init__(self, session: ReviewSession, keyboard: "Keyboard", policies: Mapping[str, Policy]) -> None:
-        self.decided: Counter[str] = Counter()
+    def __init__(
+        self,
+        session: ReviewSession,
+        lines: LineInput,
+        rules: Rules,
+        *,
+        confirm: bool = False,
+        clock: Clock = _clock,
+    ) -> None:
+        self.done: Counter[str] = Counter()
         self._session = session
-        self._keyboard = keyboard
-        self._policies = policies
-        self._leased: dict[str, tuple[LeasedCase, asyncio.Task[None]]] = {}
+        self._lines = lines
+        self._rules = rules
+        self._confirm = confirm
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._skipped: deque[str] = deque(maxlen=MAX_SKIPPED)
 
     async def work(self) -> None:
-        """Review until `q`, the end of the input, or no case waits."""
-        try:
-            while (leased := await self._session.claim()) is not None:
-                self._leased[leased.id] = leased, asyncio.create_task(self._extend(leased))
-                if not await self._decide(leased):
+        """Review until `q`, the end of the input, or no other case waits. Raises KeyboardInterrupt for Ctrl-C."""
+        while (leased := await self._session.claim(skipped=self._skipped)) is not None:
+            review = _CaseReview(leased, self._session, self._clock)
+            try:
+                if not await self._review(review):
                     return
-            console_output.show("No case waits.")
-        finally:
-            await asyncio.shield(self._release_all())
+            finally:
+                await asyncio.shield(review.end())
+        skipped = f" except the {len(self._skipped)} that you skipped" if self._skipped else ""
+        console_output.show(f"No case waits{skipped}.")
 
-    async def _decide(self, leased: LeasedCase) -> bool:
-        """Show the case and execute the reviewer's entry; False ends the review."""
-        show_case(leased.case, self._policies, _clock.now())
-        contested = contested_decision(leased.case)
-        actions = {"a": "approve", "r": "reject"} if contested is None else {"u": "uphold", "o": "overturn"}
-        prompt = "  ".join(f"[{letter}]{action[1:]}" for letter, action in actions.items())
+    def show_summary(self) -> None:
+        """Show the number of cases by outcome, and the pace."""
+        actions = {action: n for action, n in sorted(self.done.items()) if action in _PAST}
+        decided = sum(actions.values())
+        seconds = self._clock.monotonic() - self._began
+        pace = f", {_duration(seconds / decided)} for each" if decided else ""
+        counts = ", ".join(f"{n} {action}" for action, n in actions.items()) or "no case"
+        others = "".join(f" {self.done[what]} {what}." for what in ("skipped", "lost") if self.done[what])
+        console_output.show(f"You decided {decided} in {_duration(seconds)}{pace}: {counts}.{others}")
+
+    async def _review(self, review: "_CaseReview") -> bool:
+        """Show the case and execute the reviewer's entries until it is done; False ends the review."""
+        case = review.leased.case
+        await self._show_progress()
+        earlier = await self._session.earlier(case)
+        self._show_case(case, earlier, lines=_FIELD_LINES if console_output.console.is_terminal else None)
+        letters = {"a": "approve", "r": "reject"}
+        if contested_decision(case) is not None:
+            letters = {"u": "uphold", "o": "overturn"}
+        for action in letters.values():
+            console_output.show(f"  {action}: {case_display.effect(case, action)}", "dim")
+        shown = [f"[{letter}]{action[1:]}" for letter, action in letters.items()]
+        prompt = "  ".join([*shown, "[n]ote", "[v]iew", "[s]kip", "[q]uit"]) + " > "
+        self._lines.discard_typed()
+        note = ""
         while True:
-            response = await self._keyboard.ask(f"{prompt}  [s]kip  [q]uit > ")
-            entered = response.strip().lower() if response is not None else "q"
-            # only a letter or a whole word: a reason code that is entered too early must not decide the case
-            words = {**actions, "s": "skip", "q": "quit"}
-            letter = next((letter for letter, word in words.items() if entered in (letter, word)), "")
-            if letter in actions:
-                action, reasons = actions[letter], []
-                if action == "reject" or (action == "overturn" and contested and contested["action"] == "approve"):
-                    suggested = suggested_reasons(leased.case)
-                    given = await self._keyboard.ask(f"reason codes, Enter for {', '.join(suggested)} > ")
-                    if given is None:
-                        return False
-                    reasons = [code.upper() for code in given.replace(",", " ").split()] or suggested
-                if await self._settle(leased, action, reasons):
-                    return True
-            elif letter == "s":
-                self.decided["skipped"] += 1
-                return True
-            elif letter == "q":
+            entered = await self._lines.ask(prompt)
+            if entered is None or entered == "q":
                 return False
-            else:
-                console_output.show(f"{', '.join(actions)}, s or q, then Enter.")
+            if review.lost:
+                console_output.show(f"Nothing was sent: {review.lost}", "red")
+                self.done["lost"] += 1
+                return True
+            if entered in letters:
+                done = await self._decide(review, letters[entered], note)
+                if done is not None:
+                    return done
+            elif entered == "s":
+                await self._skip(review)
+                return True
+            elif entered == "n":
+                note = await self._ask_note(note)
+            elif entered == "v":
+                await asyncio.to_thread(self._page, case, earlier)
+            elif entered not in _CANCEL:
+                console_output.show(f"Nothing was done: enter {', '.join(letters)}, n, v, s or q, then Enter.")
 
-    async def _settle(self, leased: LeasedCase, action: str, reasons: list[str]) -> bool:
-        """Send the decision; False when it was invalid and the reviewer has to choose again."""
+    async def _decide(self, review: "_CaseReview", action: str, note: str) -> bool | None:
+        """Ask for what the action needs, and send it. True when the case is done, False at the end of the input, None
+        when the reviewer has to choose again."""
+        case, reasons = review.leased.case, list[str]()
+        if case_display.rejects(case, action):
+            asked = await self._ask_reasons(case)
+            if not asked:
+                return _cancelled(asked is None)
+            reasons = asked
+        what = f"{action} {_named(case)}" + (f" for {', '.join(reasons)}" if reasons else "")
+        what += f", note “{console_output.clean(note, 200)}”" if note else ""
+        if reasons or self._confirm:
+            console_output.show(f"{what[0].upper()}{what[1:]}: {case_display.effect(case, action)}.", "bold")
+            answer = await self._lines.ask("y and Enter to send it > ")
+            if answer != "y":
+                return _cancelled(answer is None)
+        return await self._send(review, action, reasons, note)
+
+    async def _send(self, review: "_CaseReview", action: str, reasons: Sequence[str], note: str) -> bool | None:
         try:
-            await self._session.decide(leased, action, reasons)
+            await self._session.decide(review.leased, action, reasons, note)
         except ApiError as error:
-            console_output.show(f"Not decided: {error}", "red")
             if error.status not in (409, 422):
                 raise
-            if error.status == 422:
-                return False
-        else:
-            self.decided[action] += 1
-        self._leased.pop(leased.id)[1].cancel()
+            console_output.show(f"Not decided: {error}", "red")
+            if error.slug not in _LOST:
+                return None  # still leased: another action, a skip or other reasons are possible
+            review.lease_ended()
+            self.done["lost"] += 1
+            return True
+        review.lease_ended()
+        self.done[action] += 1
+        reason = f" for {', '.join(reasons)}" if reasons else ""
+        console_output.show(f"{_PAST[action]} {_named(review.leased.case)}{reason}.", "green")
         return True
 
-    async def _release_all(self) -> None:
-        for leased, extending in self._leased.values():
-            extending.cancel()
-            try:
-                await self._session.release(leased, "skipped")
-            except ApiError as error:
-                console_output.show(f"Not released: {error}", "red")
+    async def _ask_reasons(self, case: Mapping[str, Any]) -> list[str] | None:
+        """The reason codes that the reviewer enters; empty if cancelled, None at the end of the input."""
+        try:
+            codes = await self._session.reason_codes()
+        except ApiError as error:
+            console_output.show(f"The valid reason codes cannot be read: {error}", "red")
+            return []
+        suggested = suggested_reasons(case, codes)
+        prompt = f"reason codes, + for {' '.join(suggested)}, ? for a list, q to cancel > "
+        while True:
+            entered = await self._lines.ask(prompt)
+            if entered is None:
+                return None
+            if entered.strip() in _CANCEL:
+                return []
+            if entered.strip() == "?":
+                _show_codes(codes)
+                continue
+            given = suggested if entered.strip() == "+" else entered.replace(",", " ").upper().split()
+            reasons = list(dict.fromkeys(given))
+            if unknown := codes.unknown(reasons):
+                names = console_output.clean(", ".join(unknown), 300)
+                console_output.show(f"Nothing was sent: there is no reason code {names}. The valid ones:", "red")
+                _show_codes(codes)
+            elif len(reasons) > _MAX_REASONS:
+                console_output.show(f"Nothing was sent: a decision has at most {_MAX_REASONS} reason codes.", "red")
+            elif reasons:
+                return reasons
 
-    async def _extend(self, leased: LeasedCase) -> None:
+    async def _ask_note(self, note: str) -> str:
+        """The note for the next decision; the present one if cancelled."""
+        entered = await self._lines.ask("note for the decision, q to cancel > ")
+        text = "" if entered is None else entered.strip()
+        if text in _CANCEL:
+            console_output.show(f"The note is unchanged: {console_output.clean(note, 200) or 'none'}.")
+            return note
+        problem = f"is longer than {_LONGEST_NOTE} characters" if len(text) > _LONGEST_NOTE else ""
+        if "\0" in text or ESC in text:
+            problem = "contains a control character"
+        if problem:
+            console_output.show(f"The note is unchanged, because the new one {problem}.", "red")
+            return note
+        console_output.show(f"The decision will have the note “{console_output.clean(text, 200)}”.")
+        return text
+
+    async def _skip(self, review: "_CaseReview") -> None:
+        self._skipped.append(review.leased.id)
+        self.done["skipped"] += 1
+        await review.end("skipped")
+        console_output.show(f"Skipped {_named(review.leased.case)}: it waits in its queue for another reviewer.")
+
+    async def _show_progress(self) -> None:
+        waiting, decided = await self._session.waiting(), sum(self.done[action] for action in _PAST)
+        parts = [f"{decided} decided"]
+        parts += [f"{self.done[what]} {what}" for what in ("skipped", "lost") if self.done[what]]
+        if decided:
+            parts.append(f"{_duration((self._clock.monotonic() - self._began) / decided)} for each")
+        if waiting is not None:
+            parts.append(f"{waiting:,} more wait")
+        console_output.show()
+        console_output.show(" · ".join(parts), "dim")
+
+    def _show_case(self, case: Mapping[str, Any], earlier: DecidedCases, *, lines: int | None) -> None:
+        shown, _ = case_display.case_display(case, self._rules, earlier, self._clock.now(), lines=lines)
+        console_output.console.print(shown)
+
+    def _page(self, case: Mapping[str, Any], earlier: DecidedCases) -> None:
+        """Show the whole case, in a pager on a terminal."""
+        if not console_output.console.is_terminal:
+            self._show_case(case, earlier, lines=None)
+            return
+        with console_output.console.pager():
+            self._show_case(case, earlier, lines=None)
+
+
+class _CaseReview:
+    """A leased case under review: extends the lease until it ends. `lost` is the reason why the lease is lost."""
+
+    def __init__(self, leased: LeasedCase, session: ReviewSession, clock: Clock) -> None:
+        self.leased = leased
+        self.lost = ""
+        self._session = session
+        self._clock = clock
+        self._held = True
+        self._extending = asyncio.create_task(self._extend())
+
+    def lease_ended(self) -> None:
+        """Note that the lease has ended, by a decision or otherwise."""
+        self._held = False
+        self._extending.cancel()
+
+    async def end(self, reason: str = "not decided") -> None:
+        """Release the case, unless its lease has ended."""
+        if not self._held or self.lost:
+            self._extending.cancel()
+            return
+        self.lease_ended()
+        try:
+            await self._session.release(self.leased, reason)
+        except UserError as error:
+            console_output.show(f"Not released: {error}", "red")
+
+    async def _extend(self) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
             try:
-                await self._session.heartbeat(leased)
+                await self._session.heartbeat(self.leased)
             except ApiError as error:
-                console_output.show(f"\nCase {leased.id} is no longer yours: {error}", "red")
+                self.lost = f"case {self.leased.id} is no longer yours: {error}"
+                console_output.show(f"\nCase {self.leased.id} is no longer yours: {error}", "red")
                 return
+            except UserError as error:  # the service does not respond; the lease may still run
+                console_output.show(f"\nThe lease was not extended: {error}", "red")
 
 
-class Keyboard:
-    """Lines of standard input, read in another thread, so that leases can be extended meanwhile."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
-
-    async def ask(self, prompt: str) -> str | None:
-        """The next line; None at the end of the input."""
-        console_output.console.print(Text(prompt, style="bold"), end="")
-        threading.Thread(target=self._read, daemon=True).start()
-        return await self._lines.get()
-
-    def _read(self) -> None:
-        line = sys.stdin.readline()
-        self._loop.call_soon_threadsafe(self._lines.put_nowait, line or None)
+def _cancelled(is_end: bool) -> bool | None:
+    """The outcome of a cancelled action: another choice, or the end of the review."""
+    console_output.show("Cancelled: nothing was sent.")
+    return False if is_end else None
 
 
-def show_case(case: Mapping[str, Any], policies: Mapping[str, Policy], now: datetime) -> None:
-    """Show everything that a reviewer needs, on one screen; `policies` are those in force, by id."""
-    item, trace = item_case(case).get("item") or {}, case.get("trace") or {}
-    seller, price = item.get("seller") or {}, item.get("price") or {}
-    console_output.console.print(Rule(Text(f"{case.get('queue')}  {case.get('case_id')}"), align="left"))
-    shown: dict[str, object] = {
-        **complaint(case),
-        "subject": subject_of(case["platform"], case["kind"], case["subject_id"]),
-        "title": Text(console_output.clean(item.get("title", ""), 300), style="bold"),
-        "text": console_output.clean(item.get("text", ""), 1200),
-        "brand": item.get("brand"),
-        "category": item.get("category"),
-        "price": console_output.price(price, currencies.decimals(str(price.get("currency")))),
-        "markets": ", ".join(item.get("markets") or []),
-        "language": item.get("language"),
-        "attributes": ", ".join(f"{name}: {value}" for name, value in (item.get("attributes") or {}).items()),
-        "seller": ", ".join(f"{name} {value}" for name, value in seller.items()),
-        "scores": ", ".join(f"{name} {value}" for name, value in (item.get("scores") or {}).items()),
-        "why": "\n".join(_why(name, policies) for name in trace.get("matched") or []) or "no policy matched",
-        "failed": "; ".join(f"{name}: {why}" for name, why in (trace.get("errors") or {}).items()),
-        "reasons": ", ".join(case.get("reasons") or []),
-        "due": due_in(str(case.get("due_at")), now),
-    }
-    kept = {
-        name: value if isinstance(value, Text) else "\n".join(map(console_output.clean, str(value).split("\n")))
-        for name, value in shown.items()
-        if value
-    }
-    console_output.console.print(console_output.fields(kept))
+def _show_codes(codes: ValidReasons) -> None:
+    table = console_output.table("reason code", "title")
+    for code, titles in codes.titles.items():
+        table.add_row(code, console_output.clean("; ".join(titles), 300))
+    console_output.console.print(table)
 
 
-def complaint(case: Mapping[str, Any]) -> dict[str, object]:
-    """The texts of a notice or an appeal, and the earlier decisions of the cases that it concerns."""
-    shown: dict[str, object] = {}
-    if appeal := case.get("appeal"):
-        contested, by = appeal["decision"], appeal["appellant"]
-        who = "a policy" if contested["automated"] else contested["reviewer"]
-        reasons = f" for {', '.join(contested['reasons'])}" if contested.get("reasons") else ""
-        shown |= {
-            "appeal by": " ".join(filter(None, (by["kind"], by.get("name"), by.get("reference")))),
-            "against": Text(
-                console_output.clean(f"{contested['action']}{reasons}, by {who}, at {contested['decided_at']}")
-            ),
-            "appeal": Text(console_output.clean(appeal["explanation"], 4000), style="bold"),
-        }
-    notices = (case.get("notice"), *(one.get("notice") for one in case.get("concerns") or []))
-    if notice := next(filter(None, notices), None):
-        by = notice["reporter"]
-        shown |= {
-            "notice by": " ".join(filter(None, (by["kind"], by.get("name"), by.get("reference")))),
-            "ground": notice["ground"],
-            "notice": Text(console_output.clean(notice["explanation"], 4000), style="bold"),
-            "where": "\n".join(notice["locations"]),
-        }
-    before = [decision for one in case.get("concerns") or [] for decision in one["decisions"]]
-    shown["decided"] = "\n".join(f"{one['action']} at {one['decided_at']}" for one in before)
-    return shown
+def _named(case: Mapping[str, Any]) -> str:
+    """The subject and the title of a case, on one line."""
+    title = console_output.clean((case_display.item_case(case).get("item") or {}).get("title", ""), 60)
+    kind = case.get("case_type", "item")
+    about = "" if kind == "item" else f"the {kind} about "
+    return f"{about}{case_display.subject(case)}" + (f" “{title}”" if title else "")
 
 
-def _why(name: str, policies: Mapping[str, Policy]) -> str:
-    policy = policies.get(name)
-    return name if policy is None else f"{name}: {policy.title} ({' and '.join(policy.when)})"
-
-
-def due_in(due_at: str, now: datetime) -> str:
-    """The time until `due_at` (RFC 3339) as text."""
-    minutes = int((from_text(due_at) - now).total_seconds() // 60)
-    size = f"{abs(minutes) // 60} h {abs(minutes) % 60} min" if abs(minutes) >= 60 else f"{abs(minutes)} min"
-    return f"in {size}" if minutes >= 0 else f"{size} ago: OVERDUE"
+def _duration(seconds: float) -> str:
+    """A duration as text."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

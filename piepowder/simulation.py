@@ -4,19 +4,22 @@ case at a time. A decision depends only on the case, the truth and the seed, not
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
+from piepowder.case_display import contested_decision, item_case
 from piepowder.client import Api, ApiError
-from piepowder.review import LeasedCase, ReviewSession, contested_decision, item_case, suggested_reasons
+from piepowder.review import LeasedCase, ReviewSession, ValidReasons, suggested_reasons
 from shared.contracts.envelope import subject_of
 from shared.runtime.clock import SystemClock
 from shared.runtime.retry import wait
 
+MAX_CHOICE: Final = 100  # cases of a pool in one claim
 TRUTH: Final = Path("sample", "truth.json")
 _IDLE_SECONDS: Final = 0.3
 _COUNT_SECONDS: Final = 1.0
@@ -26,10 +29,29 @@ _SUSPICIOUS: Final = 0.7
 _clock = SystemClock()
 
 
+class CasePool(Protocol):
+    """The cases that simulated reviewers may decide, by region."""
+
+    def count(self, region: str) -> int:
+        """The number of cases that wait, as far as it is known."""
+        ...
+
+    def next(self, region: str) -> Sequence[str]:
+        """The ids of some of them, at most `MAX_CHOICE`; of others in a later call."""
+        ...
+
+    def done(self, region: str, case_id: str) -> None:
+        """Note that a case does not wait any more."""
+        ...
+
+
 @dataclass(kw_only=True)
 class Simulation:
     """Runs `each` simulated reviewers per region until `stop` is set. After `finishing` is set, a reviewer also ends
-    when at most `leave` cases wait in its region. `done` counts (region, action)."""
+    when at most `leave` cases wait in its region. `done` counts (region, action).
+
+    With a `pool`, the reviewers touch only its cases; without one, they decide every waiting case of `queues`.
+    """
 
     api: Api
     regions: Sequence[str]
@@ -39,11 +61,14 @@ class Simulation:
     leave: int = 0
     queues: Sequence[str] = ()
     team: str = "in_house"
+    pool: CasePool | None = None
     done: Counter[tuple[str, str]] = field(default_factory=Counter, init=False)
     finishing: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     stop: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _released: set[str] = field(default_factory=set, init=False)
     _waiting: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)  # region -> (counted at, cases)
+    _busy: Counter[str] = field(default_factory=Counter, init=False)  # reviewers at work by region
+    _codes: dict[str, ValidReasons] = field(default_factory=dict, init=False)  # by region
 
     async def run(self) -> None:
         """Run all reviewers to their end."""
@@ -54,18 +79,35 @@ class Simulation:
                     group.create_task(self._work(session))
 
     async def _work(self, session: ReviewSession) -> None:
+        refused = 0  # cases of the pool, in a row, that did not wait
         while not self.stop.is_set():
             few = self.leave > 0 and await self._few_wait(session.region)
-            leased = None if few else await session.claim()
+            chosen = () if few or self.pool is None else self.pool.next(session.region)
+            with self._one_more(session.region):
+                leased = None if few or (self.pool is not None and not chosen) else await session.claim(only=chosen)
+                refused = 0 if leased is not None else refused + len(chosen)
+                if leased is not None:
+                    await self._handle(session, leased)
             if leased is not None:
-                await self._handle(session, leased)
-            elif self.finishing.is_set():
+                continue
+            if self.finishing.is_set() and (self.pool is None or few or refused >= self.pool.count(session.region)):
                 return
-            else:
+            if not chosen or refused >= MAX_CHOICE:
                 await wait(self.stop, _IDLE_SECONDS)
+
+    @contextmanager
+    def _one_more(self, region: str) -> Iterator[None]:
+        """Count a reviewer of the region who is at work, so that the others do not decide more than they should."""
+        self._busy[region] += 1
+        try:
+            yield
+        finally:
+            self._busy[region] -= 1
 
     async def _few_wait(self, region: str) -> bool:
         """True if at most `leave` cases wait: a count of up to a second ago, minus the claims since then."""
+        if self.pool is not None:
+            return self.pool.count(region) - self._busy[region] <= self.leave
         counted, waiting = self._waiting.get(region, (-_COUNT_SECONDS, 0))
         if waiting <= self.leave or _clock.monotonic() - counted > _COUNT_SECONDS:
             waiting = await self._count(region)
@@ -79,7 +121,6 @@ class Simulation:
         return sum(int(queue["waiting"]) for queue in queues)
 
     async def _handle(self, session: ReviewSession, leased: LeasedCase) -> None:
-        action, reasons = choose(leased.case, self.truth, self.seed)
         pick = random.Random(f"{self.seed}:{leased.id}:release")  # noqa: S311 - a simulation, not a secret
         try:
             if leased.id not in self._released and pick.random() < _RELEASED_SHARE:
@@ -87,12 +128,35 @@ class Simulation:
                 await session.release(leased, "not my language")
                 self.done[session.region, "released"] += 1
             else:
-                await session.decide(leased, action, reasons)
+                action = await self._decide(session, leased)
+                self._end(session.region, leased)
                 self.done[session.region, action] += 1
         except ApiError as error:
             if error.status != 409:  # superseded, or the lease expired
                 raise
+            self._end(session.region, leased)
             self.done[session.region, "lost"] += 1
+
+    async def _decide(self, session: ReviewSession, leased: LeasedCase) -> str:
+        """Decide a case; returns the action. The reason codes are read again if another policy set is in force."""
+        codes = self._codes.get(session.region) or await self._read_codes(session)
+        action, reasons = choose(leased.case, self.truth, self.seed, codes)
+        try:
+            await session.decide(leased, action, reasons)
+        except ApiError as error:
+            if error.slug != "unknown-reason":
+                raise
+            action, reasons = choose(leased.case, self.truth, self.seed, await self._read_codes(session))
+            await session.decide(leased, action, reasons)
+        return action
+
+    async def _read_codes(self, session: ReviewSession) -> ValidReasons:
+        codes = self._codes[session.region] = await session.reason_codes()
+        return codes
+
+    def _end(self, region: str, leased: LeasedCase) -> None:
+        if self.pool is not None:
+            self.pool.done(region, leased.id)
 
 
 async def simulate(crew: Simulation, seconds: float | None) -> Mapping[tuple[str, str], int]:
@@ -122,8 +186,8 @@ def summary(done: Mapping[tuple[str, str], int]) -> str:
     return ", ".join(f"{region} {count:,} {action}" for (region, action), count in sorted(done.items())) or "no case"
 
 
-def choose(case: Mapping[str, Any], truth: Mapping[str, str], seed: int) -> tuple[str, list[str]]:
-    """The action and reasons of a simulated reviewer.
+def choose(case: Mapping[str, Any], truth: Mapping[str, str], seed: int, codes: ValidReasons) -> tuple[str, list[str]]:
+    """The action and reasons of a simulated reviewer; the reasons are among the valid `codes`.
 
     The action follows the truth or, for an unknown item, the seller and the scores; a small share is wrong on purpose.
     On an appeal, a decision with another action is overturned.
@@ -133,7 +197,7 @@ def choose(case: Mapping[str, Any], truth: Mapping[str, str], seed: int) -> tupl
     action = truth.get(truth_key(subject, item.get("version"))) or _guess(item, pick)
     if pick.random() < _WRONG_SHARE:
         action = "approve" if action == "reject" else "reject"
-    reasons = suggested_reasons(case) if action == "reject" else []
+    reasons = suggested_reasons(case, codes) if action == "reject" else []
     if (contested := contested_decision(case)) is None:
         return action, reasons
     return ("uphold", []) if action == contested["action"] else ("overturn", reasons)

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from piepowder import console_output
+from piepowder.case_display import due_in
 from piepowder.client import Api
 from piepowder.hints import runnable
 from piepowder.profile import Profile
-from piepowder.review import due_in
 from piepowder.topic_reading import new_consumer
 from shared.contracts import topics
 from shared.kafka.closing import close

@@ -46,9 +46,10 @@ async def submit_listings(
     lenient: bool = False,
     journal: Path | None = None,
     report: Path | None = None,
+    tally: Tally | None = None,
 ) -> tuple[Tally, SubmissionFiles]:
     """Submit an opened file, with its progress. An interrupted call shows the last line that was sent; the same file may
-    be submitted again, because ids repeat."""
+    be submitted again, because ids repeat. `tally` receives the verdicts while the file is submitted."""
     with file_errors(folder), ExitStack() as files:
         paths = new_files(folder, listings.name, journal, report)
         for path in paths:
@@ -59,7 +60,14 @@ async def submit_listings(
         def show(tally: Tally) -> None:
             count(listings.position // 1000, _kilobytes(listings.size), _counts(tally))
 
-        submitter = ItemSubmitter(api, journal=accepted, report=refused, progress=show, lenient=lenient)
+        submitter = ItemSubmitter(
+            api,
+            journal=accepted,
+            report=refused,
+            progress=show,
+            lenient=lenient,
+            tally=Tally() if tally is None else tally,
+        )
         try:
             return await submitter.submit(listings.lines()), paths
         except asyncio.CancelledError:

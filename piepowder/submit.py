@@ -141,7 +141,7 @@ class ItemSubmitter:
     progress: Callable[[Tally], None] = lambda _: None
     patience: float = 120.0
     lenient: bool = False
-    tally: Tally = field(default_factory=Tally, init=False)
+    tally: Tally = field(default_factory=Tally)
     _refused: list[Refusal] = field(default_factory=list, init=False)
 
     async def submit(self, lines: Iterable[Line | Refusal]) -> Tally:

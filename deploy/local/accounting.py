@@ -211,6 +211,11 @@ class Ledger:
         """The number of open dead letters by region."""
         return {region: len(seen.letters) for region, seen in self._regions.items()}
 
+    def has_ended(self, region: str, case_id: str) -> bool:
+        """True if a case was decided, superseded or withdrawn, according to the events so far."""
+        seen = self._regions[region]
+        return (case_id, 1) in seen.decisions or case_id in seen.superseded or case_id in seen.closed
+
     def waiting(self, accepted: Iterable[RegionItem]) -> Iterator[RegionItem]:
         """The accepted items whose case waits for a reviewer, according to the events so far."""
         return (pair for pair in accepted if _outcome(pair, self._regions[pair.region])[0] is ItemOutcome.OPEN)

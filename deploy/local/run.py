@@ -12,7 +12,8 @@ import msgspec
 
 from deploy.local import sample
 from deploy.local.account import audit_counts_of, queue_table, show_account
-from deploy.local.accounting import Account, ItemOutcome, Ledger
+from deploy.local.accounting import Account, ItemOutcome
+from deploy.local.run_cases import RunCases
 from deploy.local.topic_reader import TopicReader
 from deploy.local.up import RunningSystem, advice
 from piepowder import console_output, timeline
@@ -40,8 +41,9 @@ _clock = SystemClock()
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """The job: `file` with its options, or a sample of `count` lines from `seed`; `reviewers` in each region, who leave
-    `leave` cases of the region for the person and work for at most `review_seconds`."""
+    """The job: `file` with its options, or a sample of `count` lines from `seed`; simulated `reviewers` in each region,
+    who decide only cases of this job, leave `leave` of them in the region for the person, and work for at most
+    `review_seconds`."""
 
     folder: Path
     file: str | None
@@ -148,7 +150,8 @@ class _Work:
         self._regions = api.profile.regions
         self._listings = listings
         self._job = job
-        self._ledger = Ledger()
+        self._tally = Tally()
+        self._ledger = RunCases(self._tally)
         self._reader = TopicReader(api.profile.bootstrap(), self._regions, self._ledger)
         self._reviewed = asyncio.Event()
         self._started = 0.0
@@ -166,11 +169,14 @@ class _Work:
                 seed=job.seed,
                 truth=read_truth(job.folder) if job.file is None else {},
                 leave=job.leave,
+                pool=self._ledger,
             )
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_topics(before))
                 reviewing = group.create_task(crew.run())
-                tally, files = await submit_listings(self._api, self._listings, job.folder, lenient=job.options.lenient)
+                tally, files = await submit_listings(
+                    self._api, self._listings, job.folder, lenient=job.options.lenient, tally=self._tally
+                )
                 submitted = self._elapsed()
                 console_output.show(f"Submitted {tally.accepted + tally.refused:,} lines in {submitted:.1f} s")
                 await self._wait_routed(tally)
@@ -181,7 +187,10 @@ class _Work:
                 await self._wait_reviewed(crew, reviewing)
                 crew.stop.set()
                 await asyncio.wait([reviewing])
-                console_output.show(f"The reviewers finished after {self._elapsed():.1f} s: {summary(crew.done)}")
+                if job.reviewers:
+                    console_output.show(f"The reviewers finished after {self._elapsed():.1f} s: {summary(crew.done)}")
+                else:
+                    console_output.show("No simulated reviewer decides these items: their cases wait for a person")
                 self._reviewed.set()
             account = await self._wait_settled(tally)
             return JobResult(

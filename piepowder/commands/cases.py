@@ -7,7 +7,7 @@ import typer
 
 from piepowder import console_output, review, simulation
 from piepowder.commands import options
-from piepowder.commands.options import ApiConnection, grouped
+from piepowder.commands.options import ApiConnection, grouped, named_faults
 
 app = options.new_app()
 
@@ -23,9 +23,14 @@ def review_cases(
     queue: Annotated[list[str], typer.Option(help="Claim only from this queue; may be repeated")] = options.NONE,
     reviewer: Annotated[str, typer.Option(help="Your name in the decisions")] = "me",
     team: Annotated[str, typer.Option(help="Your team")] = "in_house",
+    confirm: Annotated[bool, typer.Option("--confirm", help="Ask before each decision, also before approvals")] = False,
     simulate: Annotated[
         int,
-        typer.Option(min=0, max=100, help="Number of simulated reviewers in each region, who review instead of you"),
+        typer.Option(
+            min=0,
+            max=100,
+            help="Number of simulated reviewers in each region, who decide every waiting case instead of you",
+        ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the simulated reviewers")] = 1,
     for_: Annotated[
@@ -33,7 +38,7 @@ def review_cases(
         typer.Option("--for", min=0, help="Seconds of the simulation; by default until no case waits"),
     ] = None,
 ) -> None:
-    """Claim and decide cases: by hand, with one letter and Enter per case, or simulated."""
+    """Claim and decide cases: by hand, with a letter and Enter, rejections with a confirmation; or simulated."""
     regions = connection.profile.chosen(region)
     if simulate:
         truth = simulation.read_truth(connection.folder)
@@ -43,7 +48,5 @@ def review_cases(
         done = connection.run(lambda api: simulation.simulate(crew(api=api), for_))
         console_output.show(f"Done: {simulation.summary(done)}")
     else:
-        decided = connection.run(lambda api: review.by_hand(api, regions[0], reviewer, team, queue))
-        actions = {action: n for action, n in decided.items() if action != "skipped"}
-        counts = ", ".join(f"{n} {action}" for action, n in sorted(actions.items())) or "no case"
-        console_output.show(f"You decided {sum(actions.values())}: {counts}.")
+        with named_faults({"/queues": "--queue"}):
+            connection.run(lambda api: review.by_hand(api, regions[0], reviewer, team, queue, confirm=confirm))

@@ -41,7 +41,12 @@ def run_job(
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=5_000_000, help="Lines of the sample")] = 5000,
     seed: Annotated[int, typer.Option(help="Seed of the sample and the simulated reviewers")] = 1,
-    reviewers: Annotated[int, typer.Option(min=0, max=100, help="Simulated reviewers in each region")] = 4,
+    reviewers: Annotated[
+        int, typer.Option(min=0, max=100, help="Simulated reviewers in each region; they decide only this run's items")
+    ] = 4,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="With --file: let them decide your own listings, too")
+    ] = False,
     leave: Annotated[
         int, typer.Option(min=0, help="Approximate number of cases in each region that they leave for you")
     ] = 5,
@@ -57,7 +62,7 @@ def run_job(
         options=file_options,
         count=count,
         seed=seed,
-        reviewers=reviewers,
+        reviewers=reviewers if file is None or simulate else 0,
         leave=leave,
         review_seconds=review_seconds,
     )

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from services.decision import api, metrics
 from services.decision.api.dependencies import ReviewService, available_reviews
 from services.decision.domain.leases import LeaseLimits
+from services.decision.handlers.control import ReasonsInForce
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import LeaseCases
@@ -48,18 +49,21 @@ async def run(settings: Settings) -> bool:
         "decision", DESCRIPTION, settings, [settings.region], per_region=True, max_record_bytes=MAX_DEAD_LETTER_BYTES
     )
     api.include_routes(service.app)
+    reasons = ReasonsInForce()
+    service.follow_control(reasons.apply, deleted=reasons.delete)
 
     async def decide(stop: asyncio.Event) -> None:
         async with service.database(settings.database_url, stop, SESSION) as database:
             if database is not None:
-                await _work(
-                    service, database, LeaseLimits(settings.leases_per_reviewer, settings.leases_per_client), stop
-                )
+                limits = LeaseLimits(settings.leases_per_reviewer, settings.leases_per_client)
+                await _work(service, database, limits, reasons, stop)
 
     return await service.run(decide)
 
 
-async def _work(service: Service, database: Database, limits: LeaseLimits, stop: asyncio.Event) -> None:
+async def _work(
+    service: Service, database: Database, limits: LeaseLimits, reasons: ReasonsInForce, stop: asyncio.Event
+) -> None:
     [region] = service.regions
     gate, producer, bootstrap = Gate(), service.producer(region), service.settings.bootstrap(region)
     cases = Store(database, gate)
@@ -72,8 +76,8 @@ async def _work(service: Service, database: Database, limits: LeaseLimits, stop:
         log=RelayLog(relay_group, producer, gate.may_publish),
     )
     leases = LeaseCases(cases.leases, region=region, wake=relay.wake, limits=limits)
-    decisions = DecideCases(cases.decisions, region=region, wake=relay.wake)
-    available_reviews.provide(service.app, ReviewService(region, cases, leases, decisions))
+    decisions = DecideCases(cases.decisions, region=region, wake=relay.wake, codes=lambda: reasons.codes)
+    available_reviews.provide(service.app, ReviewService(region, cases, leases, decisions, reasons))
     consumer = service.consumer(
         region,
         reads=[topics.cases(region)],

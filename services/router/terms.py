@@ -28,34 +28,34 @@ class Terms:
         options.max_mem = _MAX_MEMORY
         options.never_capture = True
         self._set = re2.Set.SearchSet(options)
-        self._confirm: list[tuple[str, re.Pattern[str]]] = []
+        self._confirm: list[tuple[str, str, re.Pattern[str]]] = []
         for name, phrases in lists.items():
             for phrase in phrases:
                 words = fold(phrase).split()
                 if not words:
                     raise ValueError(f"list {name!r} has a phrase of spaces only: {phrase!r}")
                 self._set.Add(_candidate(words))
-                self._confirm.append((name, _exact(words)))
+                self._confirm.append((name, phrase, _exact(words)))
         if self._confirm:
             try:
                 self._set.Compile()
             except re2.error as error:
                 raise ValueError(f"the word lists together are too large: {len(self._confirm)} phrases") from error
 
-    def find(self, text: str) -> list[str]:
-        """The sorted names of the lists that have a phrase in `text`."""
+    def find(self, text: str) -> dict[str, str]:
+        """The lists that have a phrase in `text`, sorted by name, each with the first of its phrases that was found."""
         if not self._confirm:
-            return []
+            return {}
         folded = fold(text)
         candidates = self._set.Match(folded)
-        if candidates is None:
-            return []
-        found: set[str] = set()
-        for index in candidates:
-            name, exact = self._confirm[index]
+        if not candidates:
+            return {}
+        found: dict[str, str] = {}
+        for index in sorted(candidates):  # in the order of the phrases, so that the same text gives the same result
+            name, phrase, exact = self._confirm[index]
             if name not in found and exact.search(folded):
-                found.add(name)
-        return sorted(found)
+                found[name] = phrase
+        return dict(sorted(found.items()))
 
 
 def fold(text: str) -> str:

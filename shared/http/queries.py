@@ -39,6 +39,10 @@ def _decimal(value: object) -> object:
 PageLimit: TypeAlias = Annotated[
     int, Query(ge=1, le=200, description="Maximum entries of a page"), BeforeValidator(_decimal)
 ]
+ShortPageLimit: TypeAlias = Annotated[
+    int, Query(ge=1, le=50, description="Maximum entries of a page"), BeforeValidator(_decimal)
+]
+"""For a list of large entries."""
 
 
 def _unquote(header: str | None) -> str | None:

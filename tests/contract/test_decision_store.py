@@ -24,6 +24,7 @@ from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
 from tests.support.decision.cases import NOON
 from tests.support.decision.domain import (
+    CODES,
     received_appeal,
     received_case,
     received_withdrawal,
@@ -59,7 +60,7 @@ async def claim(store: AnyStore, reviewer: str = "r-1", *, seconds: int = 300, k
 
 async def decide(store: AnyStore, case: Case | None, action: str, *reasons: str) -> None:
     assert case is not None
-    decisions = DecideCases(store.decisions, region="eu", wake=lambda: None)
+    decisions = DecideCases(store.decisions, region="eu", wake=lambda: None, codes=lambda: CODES)
     await decisions.decide(case.case_id, DecideCommand(case.lease_token, action, list(reasons)))
 
 
@@ -241,7 +242,7 @@ async def test_the_first_and_the_current_decision_of_a_case(store: AnyStore) -> 
     item = received_case(verdict="reject")
     await ingest(store, item)
     await ingest(store, received_appeal(item.opened, reviewer=""))
-    await decide(store, await claim(store, "r-2"), "overturn", "GENUINE")
+    await decide(store, await claim(store, "r-2"), "overturn", "OTHER")
     async with store.decisions() as transaction:
         first, current = (
             await transaction.first_decision(item.opened.case_id),
@@ -253,7 +254,7 @@ async def test_the_first_and_the_current_decision_of_a_case(store: AnyStore) -> 
     assert current is not None
     assert [(d.n, d.action, d.automated, d.reasons) for d in (first, current)] == [
         (1, "reject", True, ["COUNTERFEIT"]),
-        (2, "approve", False, ["GENUINE"]),
+        (2, "approve", False, ["OTHER"]),
     ]
     found = await store.case(item.opened.case_id)
     assert found is not None
@@ -265,3 +266,34 @@ async def test_concurrent_claims_get_different_cases(store: AnyStore) -> None:
     found = await asyncio.gather(*(claim(store, f"r-{n}") for n in range(8)))
     held = [case.case_id for case in found if case is not None]
     assert len(held) == len(set(held)) == 5
+
+
+async def next_subject(store: AnyStore, **how: list[str]) -> str | None:
+    async with store.leases() as transaction:
+        found = await transaction.next_case(["general"], "r-1", **how)
+    return None if found is None else found[0].opened.subject_id
+
+
+async def test_a_skipped_case_stays_in_its_queue_and_the_next_one_is_found(store: AnyStore) -> None:
+    """Also when more cases are skipped than the query reads at first."""
+    received = [received_case(f"s{n:02}", due_in=n) for n in range(40)]
+    await ingest(store, *received)
+    case_ids = [case.opened.case_id for case in received]
+    assert await next_subject(store) == "s00"
+    assert await next_subject(store, skipped=case_ids[:1]) == "s01"
+    assert await next_subject(store, skipped=[*case_ids[:20], *case_ids[21:30]]) == "s20"
+    assert await next_subject(store, skipped=case_ids) is None
+    assert await next_subject(store) == "s00"
+
+
+async def test_a_claim_of_given_cases_finds_the_most_urgent_of_them_that_waits_in_the_queues(store: AnyStore) -> None:
+    received = [received_case(f"s{n}", due_in=n) for n in range(6)]
+    elsewhere = received_case("other", queue="elsewhere", due_in=-1)
+    await ingest(store, *received, elsewhere)
+    case_ids = [case.opened.case_id for case in received]
+    given = [ids.derive("no such case"), elsewhere.opened.case_id, *reversed(case_ids[2:5])]
+    assert await next_subject(store, only=given) == "s2"
+    assert await next_subject(store, only=given, skipped=case_ids[:3]) == "s3"
+    assert await next_subject(store, only=given[:2]) is None
+    await claim(store)
+    assert await next_subject(store, only=case_ids[:1]) is None

@@ -48,7 +48,7 @@ async def review_until(system: System, region: str, done: asyncio.Event) -> int:
 
 
 async def _decide(client: httpx.AsyncClient, url: str, claim: dict[str, Any], done: asyncio.Event) -> int:
-    body = {"lease_token": claim["lease"]["token"], "action": "reject", "reasons": ["TEST"]}
+    body = {"lease_token": claim["lease"]["token"], "action": "reject", "reasons": ["COUNTERFEIT"]}
     while not done.is_set():
         try:
             response = await client.post(f"{url}/v1/cases/{claim['case']['case_id']}/decisions", json=body)

@@ -105,7 +105,7 @@ class FixedConditions:
 
 def with_conditions(rules: Sequence[Policy], conditions: FixedConditions, default: str = "approve") -> PolicySet:
     """A policy set whose conditions have fixed results."""
-    return PolicySet(policies(*rules, default=default), find_terms=lambda _: [], conditions=conditions)
+    return PolicySet(policies(*rules, default=default), find_terms=lambda _: {}, conditions=conditions)
 
 
 class Progress:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import Depends, Path, Security
 
+from services.decision.handlers.control import ReasonsInForce
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.leases import LeaseCases
 from services.decision.store import Store
@@ -20,6 +21,7 @@ class ReviewService(NamedTuple):
     reads: Store
     leases: LeaseCases
     decisions: DecideCases
+    reasons: ReasonsInForce
 
 
 available_reviews: Final = Available[ReviewService]("reviews")

@@ -1,6 +1,7 @@
 """Claims of cases and the leases on them."""
 
 from typing import Annotated, Final
+from uuid import UUID
 
 from fastapi import APIRouter
 from pydantic import AfterValidator, Field
@@ -41,13 +42,22 @@ Text = Annotated[str, AfterValidator(_without_nul)]
 Seconds = Annotated[int, Field(ge=5, le=3600, description="Length of the lease from now, in seconds")]
 
 
+AnyCaseId = Annotated[UUID, Field(strict=False)]  # a body is read from JSON, in which an id is a text
+
+
 class ClaimBody(Body):
-    """A reviewer's claim of a case from these queues, or from all."""
+    """A reviewer's claim of a case from these queues, or from all.
+
+    `skipped_cases` stay in their queues: cases that the reviewer has released and does not want again. `only_cases` are
+    the cases to choose from; without any, these are all cases of the queues.
+    """
 
     reviewer: NewName
     team: NewName
     queues: list[Annotated[str, Field(max_length=200)]] = Field(default=[], max_length=200)
     lease_seconds: Seconds = 300
+    skipped_cases: list[AnyCaseId] = Field(default=[], max_length=1000)
+    only_cases: list[AnyCaseId] = Field(default=[], max_length=1000)
 
     model_config = example({"reviewer": "r-71", "team": "in_house", "queues": ["general"], "lease_seconds": 300})
 
@@ -128,6 +138,8 @@ async def claim(
         key,
         None if key is None else body.content_hash(),
         reviewer.name,
+        [*map(str, body.only_cases)],
+        [*map(str, body.skipped_cases)],
     )
     lease = await reviews.leases.claim(body.queues or queue_names, command)
     if lease is None:

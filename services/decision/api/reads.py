@@ -6,18 +6,21 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Path, Query
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from services.decision.api import rejections, views
 from services.decision.api.dependencies import CaseId, Reader, Reviews
 from services.decision.domain import cases as domain
 from shared.auth.api_key import PROTECTED
-from shared.http.models import View, example
-from shared.http.queries import Cursor, PageLimit, decode_cursor, encode_cursor
+from shared.contracts.envelope import subject_of
+from shared.http.models import Printable, View, example
+from shared.http.queries import Cursor, PageLimit, ShortPageLimit, decode_cursor, encode_cursor
 from shared.http.route import StrictRoute
 from shared.runtime.clock import from_text
 
 router: Final = APIRouter(prefix="/v1", route_class=StrictRoute, responses=PROTECTED)
+
+SubjectPart = Annotated[Printable, Field(min_length=1, max_length=300)]
 
 _QUEUE_EXAMPLE: Final = {
     "queue": "general",
@@ -93,6 +96,52 @@ class CasesView(View):
     model_config = example({"cases": [views.SUMMARY_EXAMPLE], "next": None})
 
 
+class SubjectDecisionsView(View):
+    """A page of a subject's decided cases with their decisions, the case with the latest due time first. Cases of
+    notices and appeals are included. `next` is the cursor of the next page."""
+
+    cases: list[views.DecidedCaseView]
+    next: str | None
+
+    model_config = example(
+        {
+            "cases": [
+                {
+                    "case_id": "0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de",
+                    "case_type": "item",
+                    "item_id": "6f1c4c3e-7d0a-5b38-9f10-0c1f4a2f6b11",
+                    "version": 3,
+                    "queue": "general",
+                    "due_at": "2026-05-01T13:30:00.000Z",
+                    "decisions": [views.DECISION_EXAMPLE],
+                }
+            ],
+            "next": None,
+        }
+    )
+
+
+class ReasonView(View):
+    """A reason code, and the titles of the policies (or the ground of notices) that have it."""
+
+    code: str
+    titles: list[str]
+
+
+class ReasonsView(View):
+    """The reason codes that a decision may have now: those of the policy set in force."""
+
+    policy_set: str
+    reasons: list[ReasonView]
+
+    model_config = example(
+        {
+            "policy_set": "ps-1-5f70bf18a086",
+            "reasons": [{"code": "WEAPONS", "titles": ["Weapons and ammunition are forbidden"]}],
+        }
+    )
+
+
 class TotalsView(View):
     """The numbers of cases by state, of decisions on items and notices by policies and by people, and of decisions on
     appeals; and the open cases by queue."""
@@ -118,6 +167,17 @@ class QueuePosition(msgspec.Struct, frozen=True, array_like=True):
     """The position of a case in its queue, for a cursor."""
 
     priority: Annotated[int, msgspec.Meta(ge=1, le=9)]
+    due_at: datetime
+    case_id: UUID
+
+    def __post_init__(self) -> None:
+        if self.due_at.utcoffset() != timedelta(0):
+            raise ValueError("due_at is not in UTC")
+
+
+class DuePlace(msgspec.Struct, frozen=True, array_like=True):
+    """The place of a decided case among those of its subject, for a cursor."""
+
     due_at: datetime
     case_id: UUID
 
@@ -178,6 +238,45 @@ async def case(_: Reader, reviews: Reviews, case_id: CaseId) -> views.CaseView:
         await reviews.reads.require_complete()
         raise rejections.unknown_case(case_id)
     return views.case_view(found.case, found.decisions, await reviews.reads.concerned(found.case))
+
+
+@router.get(
+    "/decisions",
+    summary="Decisions on a subject, by case",
+    description="The decided cases of a subject in this region, of items, notices and appeals, with every decision.",
+)
+async def decisions(
+    _: Reader,
+    reviews: Reviews,
+    platform: Annotated[SubjectPart, Query(description="The subject's platform", examples=["shop"])],
+    kind: Annotated[SubjectPart, Query(description="`product`, `seller` or `content`", examples=["product"])],
+    subject_id: Annotated[SubjectPart, Query(description="The platform's own id", examples=["B07/XL"])],
+    *,
+    limit: ShortPageLimit = 10,
+    cursor: Cursor = None,
+) -> SubjectDecisionsView:
+    place: DuePlace | None = decode_cursor(cursor, DuePlace)
+    before = None if place is None else (place.due_at, str(place.case_id))
+    found = await reviews.reads.decided(subject_of(platform, kind, subject_id), before, limit + 1)
+    last = found[limit - 1].case if len(found) > limit else None
+    following = None if last is None else DuePlace(from_text(last.opened.due_at), UUID(last.case_id))
+    cases_of_subject = [views.decided_view(one) for one in found[:limit]]
+    return SubjectDecisionsView(cases=cases_of_subject, next=encode_cursor(following))
+
+
+@router.get(
+    "/reasons",
+    summary="Reason codes of decisions",
+    description="The codes of the policies of the policy set in force, and the grounds of notices in capitals. Another"
+    " code in a decision gets 422 `unknown-reason`.",
+    responses=rejections.OF_REASONS,
+)
+async def reasons(_: Reader, reviews: Reviews) -> ReasonsView:
+    codes = reviews.reasons.codes
+    if codes is None:
+        raise rejections.no_policy_set()
+    listed = [ReasonView(code=code, titles=titles) for code, titles in codes.titles.items()]
+    return ReasonsView(policy_set=codes.policy_set, reasons=listed)
 
 
 @router.get("/totals", summary="Numbers of cases and decisions")

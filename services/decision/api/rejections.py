@@ -6,9 +6,10 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from services.decision.domain import rejections
+from services.decision.domain.reasons import RETRY_SECONDS
 from shared.auth.refusals import RATE_LIMITED
 from shared.http.problems import NOT_READY, Problem, ProblemType, problems
-from shared.validation.faults import INVALID_REQUEST
+from shared.validation.faults import INVALID_REQUEST, InputRejected
 
 UNKNOWN_CASE: Final = ProblemType(
     "unknown-case", 404, "Unknown case", "There is no case 0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de in this region."
@@ -17,6 +18,7 @@ UNKNOWN_QUEUE: Final = ProblemType("unknown-queue", 404, "Unknown queue", "Regio
 UNKNOWN_QUEUE_IN_BODY: Final = replace(UNKNOWN_QUEUE, status=422)
 
 OF_CASE: Final = problems(UNKNOWN_CASE, rejections.RECOVERING)
+OF_REASONS: Final = problems(NOT_READY, rejections.NO_POLICY_SET)
 OF_QUEUE: Final = problems(UNKNOWN_QUEUE)
 OF_CLAIM: Final = problems(NOT_READY, INVALID_REQUEST, RATE_LIMITED, UNKNOWN_QUEUE_IN_BODY, *rejections.OF_CLAIM)
 OF_LEASE: Final = problems(NOT_READY, UNKNOWN_CASE, *rejections.OF_LEASE)
@@ -27,6 +29,11 @@ OF_DECISION: Final = problems(NOT_READY, UNKNOWN_CASE, INVALID_REQUEST, *rejecti
 def unknown_case(case_id: UUID) -> Problem:
     """404 for a case that does not exist."""
     return UNKNOWN_CASE(f"There is no case {case_id} in this region. Cases are listed at /v1/queues/<queue>/cases.")
+
+
+def no_policy_set() -> InputRejected:
+    """503 while no policy set is in force in this process."""
+    return rejections.NO_POLICY_SET.with_message(rejections.NO_POLICY_SET.example, retry_after=RETRY_SECONDS)
 
 
 def no_queue(region: str, queue: str, queue_names: list[str]) -> str:

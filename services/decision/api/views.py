@@ -33,7 +33,7 @@ SUMMARY_EXAMPLE: Final[dict[str, Any]] = {
     "due_at": "2026-05-01T13:30:00.000Z",
     "lease": None,
 }
-_DECISION_EXAMPLE: Final = {
+DECISION_EXAMPLE: Final = {
     "decision_id": "3d2c1b0a-1f2e-5d4c-8b7a-695847362514",
     "case_id": "0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de",
     "n": 1,
@@ -83,7 +83,7 @@ class DecisionView(View):
     note: str
     decided_at: Timestamp
 
-    model_config = ConfigDict(from_attributes=True) | example(_DECISION_EXAMPLE)
+    model_config = ConfigDict(from_attributes=True) | example(DECISION_EXAMPLE)
 
 
 class CaseSummaryView(View):
@@ -121,6 +121,18 @@ class ConcernedView(View):
     decisions: list[DecisionView]
 
 
+class DecidedCaseView(View):
+    """A decided case of a subject, and its decisions, oldest first; `due_at` is the time when its decision was due."""
+
+    case_id: str
+    case_type: str
+    item_id: str
+    version: int | None
+    queue: str
+    due_at: str
+    decisions: list[DecisionView]
+
+
 class CaseView(CaseSummaryView):
     """A case, its item, the reason for its verdict (`trace`), and its decisions, oldest first.
 
@@ -136,7 +148,12 @@ class CaseView(CaseSummaryView):
     appeal: Annotated[events.Appeal, Embedded()] | None
     concerns: list[ConcernedView]
 
-    model_config = example({**CLAIMED_EXAMPLE, "state": "decided", "lease": None, "decisions": [_DECISION_EXAMPLE]})
+    model_config = example({**CLAIMED_EXAMPLE, "state": "decided", "lease": None, "decisions": [DECISION_EXAMPLE]})
+
+
+def decided_view(decided: CaseWithDecisions) -> DecidedCaseView:
+    """A decided case without its item."""
+    return DecidedCaseView.model_validate({**_fields(decided.case), "decisions": decided.decisions})
 
 
 def summary_view(case: Case) -> CaseSummaryView:

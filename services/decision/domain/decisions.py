@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from services.decision.domain import appeals, rejections
+from services.decision.domain import appeals, reasons, rejections
 from services.decision.domain.case_events import EventLinks, case_event, claim_event_id, decision_made
 from services.decision.domain.cases import ACTIONS_BY_CASE_TYPE, Case, Decision
 from services.decision.domain.leases import transition_under_lease, without_holder
 from services.decision.domain.lifecycle import DECIDE
+from services.decision.domain.reasons import ReasonCodes
 from services.decision.domain.recovery import incarnation_of
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event
@@ -31,15 +32,17 @@ def decide(
     now: datetime,
     command: DecideCommand,
     *,
+    codes: ReasonCodes | None,
     decision_in_force: Decision | None = None,
     first_token: int = 0,
 ) -> tuple[Case, Decision, Event[events.DecisionMade] | None]:
     """Decide a case that is held under the command's token.
 
     `made` is the first decision of a case that is decided already; an exact repeat returns it, without an event. For an
-    appeal, `decision_in_force` is the decision in force on the appealed case. `first_token` is the lowest token of new
-    claims. Raises InputRejected when the lease is
-    not held, the case has ended without a decision, or the action is not allowed for this case or this reviewer.
+    appeal, `decision_in_force` is the decision in force on the appealed case. `codes` are the reason codes of the
+    policy set in force, None without one. `first_token` is the lowest token of new claims. Raises InputRejected when
+    the lease is not held, the case has ended without a decision, the action is not allowed for this case or this
+    reviewer, or a reason code is unknown. The codes of a repeat are not checked: another set may be in force now.
     """
     allowed = ACTIONS_BY_CASE_TYPE[case.opened.case_type]
     if command.action not in allowed:
@@ -57,6 +60,7 @@ def decide(
     if case.opened.appeal is not None:
         named_decision = case.opened.appeal.decision
         appeals.require_may_decide(case, named_decision, decision_in_force, command.action, command.reasons)
+    reasons.require_known(codes, command.reasons)
     decision = Decision(
         decision_id=ids.decision_id(case.case_id, 1, incarnation_of(first_token)),
         case_id=case.case_id,

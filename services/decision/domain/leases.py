@@ -5,6 +5,7 @@ act under it (a fencing token). All times are the database's, because the replic
 """
 
 import math
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -42,7 +43,8 @@ class OpenLeases(NamedTuple):
 
 class ClaimCommand(NamedTuple):
     """A reviewer's claim of a case for `seconds`, with an API key of `client`. `key` and the hash of the request's
-    `body` identify a repeat."""
+    `body` identify a repeat. `only` are the ids of the cases to choose from (none: all of the queues), `skipped` the
+    ids of cases to leave in their queues."""
 
     reviewer: str
     team: str
@@ -50,6 +52,8 @@ class ClaimCommand(NamedTuple):
     key: str | None = None
     body: str | None = None
     client: str = ""
+    only: Sequence[str] = ()
+    skipped: Sequence[str] = ()
 
 
 def require_room(limits: LeaseLimits, held: OpenLeases, command: ClaimCommand) -> None:

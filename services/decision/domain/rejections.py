@@ -37,6 +37,20 @@ WRONG_ACTION: Final = RejectionType(
 REASONS_NEEDED: Final = RejectionType(
     "reasons-needed", 422, "Reason code missing", "A reject needs at least one reason code."
 )
+UNKNOWN_REASON: Final = RejectionType(
+    "unknown-reason",
+    422,
+    "Unknown reason code",
+    "Policy set ps-1-5f70bf18a086, in force, has no reason code 'Q': expected COUNTERFEIT, OTHER, WEAPONS"
+    " (GET /v1/reasons).",
+)
+NO_POLICY_SET: Final = RejectionType(
+    "no-policy-set",
+    503,
+    "No policy set in force",
+    "No policy set is in force in this process yet, so no reason code can be checked. Send the same call again.",
+    RETRY_AFTER,
+)
 
 TOO_MANY_LEASES: Final = RejectionType(
     "too-many-leases",
@@ -71,5 +85,13 @@ OF_LEASE: Final = (
     CLOSED,
     ALREADY_DECIDED,
 )
-OF_DECISION: Final = (*OF_LEASE, OWN_DECISION, REPLACED, WRONG_ACTION, REASONS_NEEDED)
+OF_DECISION: Final = (
+    *OF_LEASE,
+    OWN_DECISION,
+    REPLACED,
+    WRONG_ACTION,
+    REASONS_NEEDED,
+    UNKNOWN_REASON,
+    NO_POLICY_SET,
+)
 """The reasons by command."""

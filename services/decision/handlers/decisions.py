@@ -1,6 +1,7 @@
 """Decisions of reviewers, and the decisions that a successful appeal replaces."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -8,6 +9,7 @@ from services.decision import metrics
 from services.decision.domain import appeals, decisions
 from services.decision.domain.cases import DECIDED, OVERTURN, Case, Decision
 from services.decision.domain.decisions import DecideCommand
+from services.decision.domain.reasons import ReasonCodes
 from services.decision.handlers.base import CasePort, UseCases
 from shared.contracts.envelope import Event
 from shared.contracts.events import Appeal
@@ -34,7 +36,18 @@ class DecisionOutcome(NamedTuple):
 
 
 class DecideCases(UseCases[DecisionPort]):
-    """Decides claimed cases."""
+    """Decides claimed cases. `codes` returns the reason codes of the policy set in force, None without one."""
+
+    def __init__(
+        self,
+        begin: Callable[[], AbstractAsyncContextManager[DecisionPort]],
+        *,
+        region: str,
+        wake: Callable[[], None],
+        codes: Callable[[], ReasonCodes | None],
+    ) -> None:
+        super().__init__(begin, region=region, wake=wake)
+        self._codes = codes
 
     async def decide(self, case_id: str, command: DecideCommand) -> DecisionOutcome | None:
         """Decide a case; None when there is no such case. Raises InputRejected."""
@@ -53,6 +66,7 @@ class DecideCases(UseCases[DecisionPort]):
                 made,
                 now,
                 command,
+                codes=self._codes(),
                 decision_in_force=decision_in_force,
                 first_token=transaction.first_token,
             )

@@ -20,7 +20,9 @@ class LeasePort(CasePort, Protocol):
 
     async def claimed_under(self, key: str) -> tuple[Case, datetime] | None: ...
 
-    async def next_case(self, queues: Sequence[str], reviewer: str) -> tuple[Case, datetime] | None: ...
+    async def next_case(
+        self, queues: Sequence[str], reviewer: str, *, only: Sequence[str], skipped: Sequence[str]
+    ) -> tuple[Case, datetime] | None: ...
 
     async def expired(self, limit: int) -> list[tuple[Case, datetime]]: ...
 
@@ -53,7 +55,7 @@ class LeaseCases(UseCases[LeasePort]):
         self._limits = limits
 
     async def claim(self, queues: Sequence[str], command: ClaimCommand) -> Lease | None:
-        """Lease the most urgent waiting case of `queues`; None when no case waits.
+        """Lease the most urgent waiting case of `queues` that the command does not leave out; None when none waits.
 
         The same `key` with the same `body` returns the same lease while it runs. Raises InputRejected when the
         reviewer or the client holds too many leases.
@@ -71,7 +73,7 @@ class LeaseCases(UseCases[LeasePort]):
             await self._require_room(transaction, command, alone=alone)
             expired = 0 if held is None else await self._expire(transaction, [held])
             lease = None
-            found = await transaction.next_case(queues, command.reviewer)
+            found = await transaction.next_case(queues, command.reviewer, only=command.only, skipped=command.skipped)
             if found is not None:
                 case, event = leases.claim(self._region, *found, command, first_token=transaction.first_token)
                 await transaction.save([case])

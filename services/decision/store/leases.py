@@ -8,14 +8,26 @@ from services.decision.domain.cases import Case
 from services.decision.domain.leases import OpenLeases
 from services.decision.store.transactions import LOCKED_CASE, CaseTransaction, locked_case
 
-# The heads are the most urgent cases of each queue, by the index. The result is the first of them that no other claim
-# has locked and that this reviewer may decide.
-_NEXT: Final = f"""
-WITH heads AS MATERIALIZED (
+# The heads are the most urgent cases of each queue, by the index: it is read up to the first `$2` cases that are not in
+# `$4`, the skipped ones. The result is the first of the heads that no other claim has locked and that this reviewer may
+# decide.
+_HEADS: Final = """
     SELECT head.* FROM unnest($1::text[]) AS wanted (queue) CROSS JOIN LATERAL (
-        SELECT case_id, priority, due_at FROM cases WHERE state = 'waiting' AND cases.queue = wanted.queue
+        SELECT case_id, priority, due_at FROM cases
+        WHERE state = 'waiting' AND cases.queue = wanted.queue AND case_id <> ALL ($4::uuid[])
         ORDER BY priority, due_at, case_id LIMIT $2
-    ) AS head ORDER BY priority, due_at, case_id LIMIT $2
+    ) AS head ORDER BY priority, due_at, case_id LIMIT $2"""
+
+# Of given cases, the heads are those that wait in the queues. Because of OFFSET 0, each is read by its key whatever
+# the statistics are.
+_GIVEN_HEADS: Final = """
+    SELECT head.* FROM unnest($5::uuid[]) AS wanted (case_id) CROSS JOIN LATERAL (
+        SELECT cases.case_id, priority, due_at, state, queue FROM cases WHERE cases.case_id = wanted.case_id OFFSET 0
+    ) AS head WHERE head.state = 'waiting' AND head.queue = ANY ($1::text[]) AND head.case_id <> ALL ($4::uuid[])
+    ORDER BY priority, due_at, case_id LIMIT $2"""
+
+_NEXT: Final = f"""
+WITH heads AS MATERIALIZED ({{heads}}
 ), locked AS MATERIALIZED (
     SELECT cases.* FROM heads JOIN cases USING (case_id)
     WHERE cases.state = 'waiting' AND cases.not_by IS DISTINCT FROM $3
@@ -23,6 +35,8 @@ WITH heads AS MATERIALIZED (
 )
 SELECT {LOCKED_CASE}, (SELECT count(*) FROM heads) AS heads
 FROM (SELECT 1) AS one LEFT JOIN locked ON true"""  # noqa: S608 - constants
+_NEXT_OF_QUEUES: Final = _NEXT.format(heads=_HEADS)
+_NEXT_OF_GIVEN: Final = _NEXT.format(heads=_GIVEN_HEADS)
 
 _EXPIRED: Final = f"""
 WITH locked AS MATERIALIZED (
@@ -51,12 +65,17 @@ FROM (SELECT count(*) AS n, extract(epoch FROM min(lease_until) - clock_timestam
 class LeaseTransaction(CaseTransaction):
     """The statements of claims, heartbeats, releases and expiry."""
 
-    async def next_case(self, queues: Sequence[str], reviewer: str) -> tuple[Case, datetime] | None:
-        """The most urgent waiting case of these queues that no other claim has locked and that `reviewer` may decide,
-        locked; and the time after the lock."""
+    async def next_case(
+        self, queues: Sequence[str], reviewer: str, *, only: Sequence[str] = (), skipped: Sequence[str] = ()
+    ) -> tuple[Case, datetime] | None:
+        """The most urgent waiting case of these queues that no other claim has locked, that `reviewer` may decide, that
+        is one of `only` (if any is given) and none of `skipped`, locked; and the time after the lock."""
         heads = 16
         while True:
-            [row] = await self._connection.fetch(_NEXT, queues, heads, reviewer)
+            if only:
+                [row] = await self._connection.fetch(_NEXT_OF_GIVEN, queues, heads, reviewer, skipped, only)
+            else:
+                [row] = await self._connection.fetch(_NEXT_OF_QUEUES, queues, heads, reviewer, skipped)
             if row["case_id"] is not None:
                 return locked_case(row)
             if row["heads"] < heads:

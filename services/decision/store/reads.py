@@ -1,6 +1,6 @@
 """The reads of the REST API: queues, cases, totals."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 import sqlalchemy as sa
 
-from services.decision.domain.cases import CLAIMED, NOTICE, WAITING, Case, Decision
+from services.decision.domain.cases import CLAIMED, DECIDED, NOTICE, WAITING, Case, Decision
 from services.decision.store.tables import CASES, DECISIONS, QUEUES, SUBJECTS, TALLIES
 from services.decision.store.transactions import case_from
 from shared.postgres.database import Database
@@ -123,6 +123,22 @@ class CaseReads:
             decisions = DECISIONS.select().where(DECISIONS.c.case_id == case_id).order_by(DECISIONS.c.n)
             found = [Decision(**decision._mapping) for decision in await connection.execute(decisions)]
             return CaseWithDecisions(case_from(row._mapping), found)
+
+    async def decided(self, subject: str, before: tuple[datetime, str] | None, limit: int) -> list[CaseWithDecisions]:
+        """The decided cases of a subject with their decisions, the latest due time first, before the place `before`
+        (due time, case id)."""
+        place = (CASES.c.due_at, CASES.c.case_id)
+        query = CASES.select().where(CASES.c.subject == subject, _in_state(DECIDED))
+        if before is not None:
+            query = query.where(sa.tuple_(*place) < sa.tuple_(*map(sa.literal, before, (c.type for c in place))))
+        query = query.order_by(*(column.desc() for column in place)).limit(limit)
+        async with self._database.query() as connection:
+            cases = [case_from(row._mapping) for row in await connection.execute(query)]
+            of_cases = DECISIONS.c.case_id.in_([case.case_id for case in cases])
+            decisions: defaultdict[str, list[Decision]] = defaultdict(list)
+            for row in await connection.execute(DECISIONS.select().where(of_cases).order_by(DECISIONS.c.n)):
+                decisions[row.case_id].append(Decision(**row._mapping))
+        return [CaseWithDecisions(case, decisions[case.case_id]) for case in cases]
 
     async def concerned(self, case: Case) -> list[CaseWithDecisions]:
         """The cases that a notice or an appeal is about, nearest first: the appealed case, then the newest version of

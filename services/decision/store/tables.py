@@ -40,6 +40,7 @@ CASES: Final = sa.Table(
     sa.Index("cases_claim_keys", "claim_key", unique=True, postgresql_where=sa.text("claim_key IS NOT NULL")),
     sa.Index("cases_of_reviewers", "reviewer", "lease_until", postgresql_where=sa.text("state = 'claimed'")),
     sa.Index("cases_of_clients", "claim_client", "lease_until", postgresql_where=sa.text("state = 'claimed'")),
+    sa.Index("cases_of_subjects", "subject", "due_at", "case_id", postgresql_where=sa.text("state = 'decided'")),
     sa.Index("cases_appeals", "appealed_case", postgresql_where=sa.text("appealed_case IS NOT NULL")),
 )
 DECISIONS: Final = sa.Table(

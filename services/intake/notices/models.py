@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Type
 from pydantic import Field
 
 from services.intake.items.models import Kind, Markets, Platform, WebAddress
-from services.intake.notices.domain.notices import CATEGORIES, MAX_EXPLANATION, MIN_EXPLANATION
+from services.intake.notices.domain.notices import MAX_EXPLANATION, MIN_EXPLANATION
+from shared.contracts.grounds import CATEGORIES
 from shared.http.documents import DocumentBody
 from shared.http.models import Body, example
 

@@ -94,7 +94,8 @@ class RegionRoute(NamedTuple):
 
 
 class RoutingOutcome(NamedTuple):
-    """The result of a combination of held conditions; equal for every item with the same combination."""
+    """The result of a combination of held conditions; equal for every item with the same combination, except for the
+    found terms in the trace."""
 
     verdict: str
     queue: str
@@ -141,12 +142,12 @@ class OperatingModel:
 class PolicySet:
     """A compiled policy set.
 
-    `find_terms` returns the names of the word lists found in a text; `conditions` has the conditions of all policies,
-    in the order of the policies.
+    `find_terms` returns the word lists found in a text, by name, each with the phrase that was found; `conditions` has
+    the conditions of all policies, in the order of the policies.
     """
 
     def __init__(
-        self, published: PolicySetPublished, *, find_terms: Callable[[str], list[str]], conditions: Conditions
+        self, published: PolicySetPublished, *, find_terms: Callable[[str], Mapping[str, str]], conditions: Conditions
     ) -> None:
         self.published = published
         self.id = published.id
@@ -162,7 +163,19 @@ class PolicySet:
         """Evaluate an item that is offered in these `markets` of a region, under the operating model `model_id`."""
         item = submitted.item
         terms = self._find_terms(f"{item.title}\n{item.text}")
-        held, errors = self._conditions.evaluate(submitted, terms)
+        held, errors = self._conditions.evaluate(submitted, [*terms])
+        outcome = self._concluded(held, errors, markets, region_route, model_id)
+        return outcome._replace(trace=replace(outcome.trace, terms=dict(terms))) if terms else outcome
+
+    def _concluded(
+        self,
+        held: tuple[bool, ...],
+        errors: Mapping[int, str],
+        markets: Sequence[str],
+        region_route: RegionRoute,
+        model_id: str,
+    ) -> RoutingOutcome:
+        """The outcome of a combination of held conditions, from the cache if no condition failed."""
         if errors:
             return self._conclude(held, errors, markets, region_route, model_id)
         key = (held, region_route.region, model_id, *markets)
@@ -340,13 +353,15 @@ def require_region(submitted: Submitted, region: str) -> None:
         raise Poison(f"the event names the regions {', '.join(submitted.regions) or 'none'}, not {region!r}")
 
 
-def opening_id(cause: str, case_opened: str, policy_set: str, operating_model: str) -> str:
+def opening_id(cause: str, case_opened: str, trace: Trace) -> str:
     """Id of the event that opens a case: the same for a replay under the same rules, another one under other rules.
 
     `case_opened` is the event's type. Under other rules, the same cause may give other values: then it is another
-    event, and the decision service keeps the first one.
+    event, and the decision service keeps the first one. A trace with `terms` gives another id than a router without
+    this field gave, because it is another value; a trace without `terms` keeps its id.
     """
-    return ids.event_id(cause, case_opened, f"{policy_set}/{operating_model}")
+    with_terms = "/terms" if trace.terms else ""
+    return ids.event_id(cause, case_opened, f"{trace.policy_set}/{trace.operating_model}{with_terms}")
 
 
 def _reaches(policy: Policy, region_route: RegionRoute) -> bool:

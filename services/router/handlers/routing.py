@@ -92,7 +92,7 @@ class RouteSubmissions:
                 case = route_appeal(event.data, self._region, policy_set, model)
             else:  # an event that needs no case
                 continue
-            event_id = opening_id(event.attributes.id, CASE_OPENED, policy_set.id, model.id)
+            event_id = opening_id(event.attributes.id, CASE_OPENED, case.trace)
             records.append(self._record(event_id, event.attributes, CASE_OPENED, case, time))
             opened[case.queue, case.verdict] += 1
             if case.trace.errors:

@@ -13,6 +13,7 @@ class Trace(Struct, frozen=True, kw_only=True):
     """Explanation of a verdict: policy set, operating model, matching policies, and conditions that held.
 
     A condition is named `<policy>/<index>`. A condition that is neither in `held` nor in `errors` did not hold.
+    `terms` has the word lists found in title and text, each with the first of its phrases that was found.
     """
 
     policy_set: str
@@ -20,6 +21,7 @@ class Trace(Struct, frozen=True, kw_only=True):
     matched: list[str] = []
     held: list[str] = []
     errors: dict[str, str] = {}
+    terms: dict[str, str] = {}
 
 
 class _CaseEvent(Struct, frozen=True, kw_only=True):

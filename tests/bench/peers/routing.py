@@ -35,7 +35,7 @@ class Routing:
         submitted, cause = event.data, event.attributes
         case = route(submitted, REGION, self._policy_set, self._model)
         attributes = Attributes(
-            opening_id(cause.id, CASE_OPENED, self._policy_set.id, self._model.id),
+            opening_id(cause.id, CASE_OPENED, case.trace),
             CASE_OPENED,
             f"piepowder/router/{REGION}",
             to_text(self._clock.now()),

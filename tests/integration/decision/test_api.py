@@ -10,6 +10,7 @@ from services.decision.handlers.leases import LeaseCases
 from shared.contracts import ids
 from shared.runtime.errors import Transient
 from tests.support.decision.cases import encoded
+from tests.support.decision.domain import on_control, policy_set
 from tests.support.decision.rest import REVIEWER, api_client
 from tests.support.decision.service import REGION, Service
 
@@ -32,6 +33,8 @@ async def test_a_reviewer_claims_extends_decides_and_may_repeat_the_decision(ser
         again = await client.post(f"{path}/decisions", json=body)
         assert (made.status_code, again.status_code) == (201, 200)
         assert made.json() == again.json()
+        service.reasons.apply(on_control(policy_set(2, lamps=["LAMP"])))
+        assert (await client.post(f"{path}/decisions", json=body)).json() == made.json(), "another set is in force"
         other = await client.post(f"{path}/decisions", json={**body, "reasons": ["OTHER"]})
         assert (other.status_code, other.json()["type"]) == (409, "urn:piepowder:problem:already-decided")
         shown = (await client.get(path)).json()
@@ -149,3 +152,74 @@ async def test_a_named_reviewer_must_be_the_holder_of_the_lease(service: Service
         guess = await client.post(f"{path}/decisions", json={**body, "lease_token": token + 1})
         assert f" {token}" not in guess.json()["detail"].replace(str(token + 1), "")
         assert (await client.post(f"{path}/decisions", json={**body, "reviewer": "r-1"})).status_code == 201
+
+
+async def test_an_unknown_reason_is_422_and_the_valid_ones_are_listed(service: Service) -> None:
+    await service.open(encoded(REGION, "a"))
+    async with api_client(service) as client:
+        listed = (await client.get("/v1/reasons")).json()
+        assert listed["policy_set"] == "ps-1"
+        titles = {reason["code"]: reason["titles"] for reason in listed["reasons"]}
+        assert (titles["WEAPONS"], titles["OTHER"]) == (["Policy weapons"], ["Ground of notices: other"])
+        claim = (await client.post("/v1/claims", json=REVIEWER)).json()
+        path, token = f"/v1/cases/{claim['case']['case_id']}/decisions", claim["lease"]["token"]
+        for action in ("reject", "approve"):
+            refused = await client.post(path, json={"lease_token": token, "action": action, "reasons": ["FAKE", "Q"]})
+            assert (refused.status_code, refused.json()["type"]) == (422, "urn:piepowder:problem:unknown-reason")
+            assert pointers(refused) == ["/reasons/1"]
+            assert [code for code in titles if code not in refused.json()["detail"]] == []
+        body = {"lease_token": token, "action": "reject", "reasons": ["FAKE", "OTHER"]}
+        assert (await client.post(path, json=body)).status_code == 201
+
+
+async def test_without_a_policy_set_a_reason_is_503_with_retry_after(service: Service) -> None:
+    await service.open(encoded(REGION, "a"))
+    service.reasons.codes = None
+    async with api_client(service) as client:
+        assert (await client.get("/v1/reasons")).status_code == 503
+        claim = (await client.post("/v1/claims", json=REVIEWER)).json()
+        path, token = f"/v1/cases/{claim['case']['case_id']}/decisions", claim["lease"]["token"]
+        refused = await client.post(path, json={"lease_token": token, "action": "reject", "reasons": ["FAKE"]})
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:piepowder:problem:no-policy-set")
+        assert refused.headers["retry-after"] == "5"
+        assert (await client.post(path, json={"lease_token": token, "action": "approve"})).status_code == 201
+
+
+async def test_a_skipped_case_is_not_claimed_again_and_a_claim_may_name_its_cases(service: Service) -> None:
+    await service.open(*(encoded(REGION, f"s{n}", due_in=n) for n in range(3)))
+    async with api_client(service) as client:
+        waiting = (await client.get("/v1/queues/general/cases")).json()["cases"]
+        first, second, third = (case["case_id"] for case in waiting)
+
+        async def claimed(**how: Any) -> str | None:
+            response = await client.post("/v1/claims", json={**REVIEWER, **how})
+            if response.status_code == 204:
+                return None
+            assert response.status_code == 201, response.text
+            claim = response.json()
+            case_id: str = claim["case"]["case_id"]
+            await client.post(f"/v1/cases/{case_id}/release", json={"lease_token": claim["lease"]["token"]})
+            return case_id
+
+        assert await claimed() == first
+        assert await claimed(skipped_cases=[first, second]) == third
+        assert await claimed(skipped_cases=[first, second, third]) is None
+        assert await claimed(only_cases=[third, second]) == second
+        assert await claimed(only_cases=[third, second], skipped_cases=[second]) == third
+        for wrong in (["x"], [first] * 1001, [None]):
+            assert (await client.post("/v1/claims", json={**REVIEWER, "only_cases": wrong})).status_code == 422
+
+
+async def test_the_decisions_on_a_subject_are_listed_with_their_reviewers(service: Service) -> None:
+    subject = {"platform": "shop", "kind": "product", "subject_id": "a/b ä"}
+    await service.open(*(encoded(REGION, "a/b ä", version=n, verdict="approve", due_in=n) for n in range(3)))
+    async with api_client(service) as client:
+        first = (await client.get("/v1/decisions", params={**subject, "limit": 2})).json()
+        rest = (await client.get("/v1/decisions", params={**subject, "cursor": first["next"]})).json()
+        assert [case["version"] for case in (*first["cases"], *rest["cases"])] == [2, 1, 0]
+        assert [made["automated"] for case in first["cases"] for made in case["decisions"]] == [True, True]
+        assert rest["next"] is None
+        assert (await client.get("/v1/decisions", params={**subject, "kind": "seller"})).json()["cases"] == []
+        for wrong in ({"subject_id": "a\0"}, {"limit": 51}, {"cursor": "x"}, {"platform": ""}):
+            response = await client.get("/v1/decisions", params={**subject, **wrong})
+            assert response.status_code == 422, wrong

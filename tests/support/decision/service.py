@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.decision.domain.decisions import DecideCommand
 from services.decision.domain.leases import ClaimCommand
+from services.decision.handlers.control import ReasonsInForce
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import Lease, LeaseCases
@@ -20,6 +21,7 @@ from shared.kafka.consumer import Received
 from shared.postgres import migrations
 from shared.postgres.database import Database, sqlalchemy_url
 from tests.support.decision.cases import consumed
+from tests.support.decision.domain import reasons_in_force
 
 REGION = "eu"
 
@@ -32,6 +34,7 @@ class Service(NamedTuple):
     ingest: IngestCases
     leases: LeaseCases
     decisions: DecideCases
+    reasons: ReasonsInForce
     outside: "asyncpg.Connection[Any]"
 
     async def open(self, *cases: Encoded) -> None:
@@ -90,6 +93,7 @@ async def running(url: str, **pool_settings: Any) -> AsyncIterator[Service]:
     database = Database(url, pool, create_async_engine(sqlalchemy_url(url)))
     outside = await asyncpg.connect(url)
     store = Store(database)
+    reasons = reasons_in_force()
     common: dict[str, Any] = {"region": REGION, "wake": lambda: None}
     try:
         yield Service(
@@ -97,7 +101,8 @@ async def running(url: str, **pool_settings: Any) -> AsyncIterator[Service]:
             store,
             IngestCases(store.ingest, **common),
             LeaseCases(store.leases, **common),
-            DecideCases(store.decisions, **common),
+            DecideCases(store.decisions, **common, codes=lambda: reasons.codes),
+            reasons,
             outside,
         )
     finally:

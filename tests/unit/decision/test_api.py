@@ -99,7 +99,7 @@ async def test_every_operation_is_documented_with_an_example_and_its_problems() 
         if path.startswith("/v1/")
         for route in operations.values()
     ]
-    assert len(described) == 9
+    assert len(described) == 11
     for route in described:
         assert {"401", "403", "422", "503"} <= route["responses"].keys()
         [success] = [r for status, r in route["responses"].items() if status in ("200", "201")][-1:]
@@ -126,7 +126,7 @@ async def test_an_invalid_idempotency_key_is_422_with_its_pointer(header: str) -
 
 async def test_every_reason_for_a_rejected_command_is_a_documented_problem() -> None:
     reasons = {kind.slug for kind in vars(rejections).values() if isinstance(kind, RejectionType)}
-    assert len(reasons) >= 13
+    assert len(reasons) >= 15
     async with api_client(None) as client:
         document = (await client.get("/openapi.json")).text
     assert {reason for reason in reasons if f'"urn:piepowder:problem:{reason}"' not in document} == set()

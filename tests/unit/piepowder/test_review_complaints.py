@@ -1,105 +1,76 @@
 """Notices and appeals at the terminal: their display, and the reviewers' actions."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from deploy.local.accounting import AuditCounts, ItemOutcome, Ledger
-from piepowder import console_output, review, timeline
-from piepowder.review import LeasedCase, TerminalReviewer, complaint, item_case
+from piepowder import console_output, timeline
+from piepowder.case_display import DecidedCases, Rules, case_display, complaint, item_case
 from piepowder.simulation import choose, truth_key
 from piepowder.submit import RegionItem
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, Event, RecordId
 from tests.support.decision.cases import appealed, noticed, opened
+from tests.support.review_session import CODES, Made, shown, worked
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 _, ITEM = opened("eu", version=None, content="x")
 _, NOTICE = noticed("eu")
 DECISION = {"decision_id": "d", "action": "reject", "reasons": ["FAKE"], "decided_at": "2026-05-01T12:00:00.000Z"}
 
-
-def shown(case: events.CaseOpened, *concerns: dict[str, Any]) -> dict[str, Any]:
-    """A case as the review API returns it."""
-    return {**msgspec.to_builtins(case), "case_type": case.case_type, "concerns": list(concerns)}
-
-
 ITEM_SHOWN = {**shown(ITEM), "decisions": [DECISION]}
 NOTICED = shown(NOTICE, ITEM_SHOWN)
 APPEALED = shown(appealed("eu", ITEM, reviewer="r-1")[1], ITEM_SHOWN)
-
-
-class OneCaseApi:
-    """A review API with one case, which records the reviewer's actions."""
-
-    def __init__(self, case: dict[str, Any]) -> None:
-        self.done: list[tuple[str, list[str]]] = []
-        self._cases = [LeasedCase(case, {"token": 1, "until": ""})]
-
-    async def claim(self) -> LeasedCase | None:
-        return self._cases.pop() if self._cases else None
-
-    async def decide(self, _: LeasedCase, action: str, reasons: Sequence[str]) -> None:
-        self.done.append((action, list(reasons)))
-
-    async def release(self, _: LeasedCase, reason: str) -> None:
-        self.done.append((reason, []))
-
-
-class ScriptedInput:
-    """A keyboard that enters the given lines, and records the prompts."""
-
-    def __init__(self, *lines: str) -> None:
-        self.asked: list[str] = []
-        self._lines = list(lines)
-
-    async def ask(self, prompt: str) -> str | None:
-        self.asked.append(prompt)
-        return self._lines.pop(0) if self._lines else None
-
-
-async def work(case: dict[str, Any], *lines: str) -> tuple[list[tuple[str, list[str]]], list[str], dict[str, int]]:
-    api: Any = OneCaseApi(case)
-    keyboard: Any = ScriptedInput(*lines)
-    person = TerminalReviewer(api, keyboard, {})
-    await person.work()
-    return api.done, keyboard.asked, dict(person.decided)
+AGAINST_APPROVAL = shown(appealed("eu", NOTICE, action="approve")[1], shown(NOTICE) | {"decisions": []}, ITEM_SHOWN)
+LETTERS = "  [n]ote  [v]iew  [s]kip  [q]uit > "
 
 
 async def test_a_reviewer_is_offered_the_actions_of_the_case_type() -> None:
-    done, asked, decided = await work(APPEALED, "a", "o")
-    assert asked == ["[u]phold  [o]verturn  [s]kip  [q]uit > "] * 2
-    assert (done, decided) == ([("overturn", [])], {"overturn": 1})
-    done, asked, _ = await work(NOTICED, "o", "r", "")
-    assert asked[0] == "[a]pprove  [r]eject  [s]kip  [q]uit > "
-    assert asked[2] == "reason codes, Enter for COUNTERFEIT > "
-    assert done == [("reject", ["COUNTERFEIT"])]
+    reviews, asked, done = await worked(APPEALED, "a", "r", "o")
+    assert asked == ["[u]phold  [o]verturn" + LETTERS] * 3
+    assert (reviews.made, done) == ([Made(APPEALED["case_id"], "overturn", [])], {"overturn": 1})
+    reviews, asked, _ = await worked(NOTICED, "o", "u", "r", "+", "y")
+    assert asked[0] == "[a]pprove  [r]eject" + LETTERS
+    assert asked[3] == "reason codes, + for COUNTERFEIT, ? for a list, q to cancel > "
+    assert reviews.made == [Made(NOTICED["case_id"], "reject", ["COUNTERFEIT"])]
 
 
-async def test_another_word_that_begins_with_the_letter_of_an_action_decides_nothing() -> None:
-    """Such as a reason code that is entered one prompt too early."""
-    done, asked, decided = await work(NOTICED, "AGE", "RISK", "spy", "quiet", "", "Approve")
-    assert (done, decided) == ([("approve", [])], {"approve": 1})
-    assert len(asked) == 6
+async def test_overturning_an_approval_asks_for_reasons_and_a_confirmation() -> None:
+    reviews, asked, _ = await worked(AGAINST_APPROVAL, "o", "fake, weapons", "y")
+    assert asked[1:] == ["reason codes, + for COUNTERFEIT, ? for a list, q to cancel > ", "y and Enter to send it > "]
+    assert [(made.action, made.reasons) for made in reviews.made] == [("overturn", ["FAKE", "WEAPONS"])]
 
 
-async def test_overturning_an_approval_asks_for_reasons() -> None:
-    case = shown(appealed("eu", NOTICE, action="approve")[1], shown(NOTICE) | {"decisions": []}, ITEM_SHOWN)
-    done, asked, _ = await work(case, "o", "fake, stolen")
-    assert asked[1] == "reason codes, Enter for COUNTERFEIT > "
-    assert done == [("overturn", ["FAKE", "STOLEN"])]
+async def test_the_effect_of_each_action_on_the_item_is_stated_in_words() -> None:
+    async def said(case: dict[str, Any]) -> str:
+        with console_output.console.capture() as captured:
+            await worked(case, "q")
+        return captured.get()
+
+    notice = await said(NOTICED)
+    assert "approve: the notice is not followed, and the item stays as it is" in notice
+    assert "reject: the notice is followed, and the item is restricted" in notice
+    appeal = await said(APPEALED)
+    assert "uphold: the decision to reject the item stays, and the item stays restricted" in appeal
+    assert "overturn: the decision to reject the item is replaced by approve: the item is not restricted" in appeal
+    approval = await said(AGAINST_APPROVAL)
+    assert "uphold: the decision to approve the notice stays, and the item stays as it is" in approval
+    assert "overturn: the decision to approve the notice is replaced by reject: the item is restricted" in approval
+
+
+def text_of(case: dict[str, Any], earlier: DecidedCases = DecidedCases()) -> str:  # noqa: B008 - immutable
+    with console_output.console.capture() as captured:
+        console_output.console.print(case_display(case, Rules(), earlier, NOON)[0])
+    return captured.get()
 
 
 def test_a_complaint_is_shown_with_its_sender_its_text_and_the_item() -> None:
-    with console_output.console.capture() as captured:
-        review.show_case(NOTICED, {}, NOON)
-        review.show_case(APPEALED, {}, NOON)
-    text = captured.get()
+    text = text_of(NOTICED) + text_of(APPEALED, DecidedCases(problem="Refused."))
     for expected in ("user Ada", "counterfeit", "We make this watch, and not that one.", "https://shop.example/B07"):
         assert expected in text
-    for expected in ("seller Bob", "reject, by r-1", "It is genuine.", "Uhr B07", "reject at 2026-05-01"):
+    for expected in ("seller Bob", "reject, by r-1", "It is genuine.", "Uhr B07", "item: reject for FAKE"):
         assert expected in text
 
 
@@ -108,9 +79,7 @@ def test_texts_are_shown_without_control_characters() -> None:
     changed = msgspec.structs.replace(NOTICE.notice, explanation="\x1b[2Jgone", locations=["https://a.b/\x1b[1m"])
     case = shown(msgspec.structs.replace(NOTICE, notice=changed))
     assert "\x1b" not in str(complaint(case)["notice"])
-    with console_output.console.capture() as captured:
-        review.show_case(case, {}, NOON)
-    assert "\x1b" not in captured.get()
+    assert "\x1b" not in text_of(case)
 
 
 def test_a_simulated_reviewer_decides_an_appeal_by_the_truth_about_the_item() -> None:
@@ -118,11 +87,11 @@ def test_a_simulated_reviewer_decides_an_appeal_by_the_truth_about_the_item() ->
     cases = [{**APPEALED, "case_id": f"case-{n}"} for n in range(300)]
     for deserved, expected in (("approve", "overturn"), ("reject", "uphold")):
         known = {truth_key(subject, None): deserved}
-        decided = [choose(case, known, seed=1) for case in cases]
+        decided = [choose(case, known, 1, CODES) for case in cases]
         assert 0.95 < sum(action == expected for action, _ in decided) / 300 <= 1.0
         assert {action for action, _ in decided} <= {"uphold", "overturn"}
     known = {truth_key(subject, None): "reject"}
-    assert ("reject", ["COUNTERFEIT"]) in [choose({**NOTICED, "case_id": f"c-{n}"}, known, seed=1) for n in range(9)]
+    assert ("reject", ["COUNTERFEIT"]) in [choose({**NOTICED, "case_id": f"c-{n}"}, known, 1, CODES) for n in range(9)]
 
 
 def test_a_complaint_is_decided_by_its_item_or_else_by_itself() -> None:

@@ -25,7 +25,7 @@ from services.router.terms import Terms
     ],
 )
 def test_a_phrase_is_found_as_whole_words(phrase: str, text: str) -> None:
-    assert Terms({"list": [phrase]}).find(text) == ["list"]
+    assert Terms({"list": [phrase]}).find(text) == {"list": phrase}
 
 
 @pytest.mark.parametrize(
@@ -43,16 +43,26 @@ def test_a_phrase_is_found_as_whole_words(phrase: str, text: str) -> None:
     ],
 )
 def test_a_phrase_is_not_found_inside_other_words(phrase: str, text: str) -> None:
-    assert Terms({"list": [phrase]}).find(text) == []
+    assert Terms({"list": [phrase]}).find(text) == {}
 
 
 def test_list_names_are_sorted_and_unique() -> None:
     terms = Terms({"z": ["one", "two"], "a": ["three", "one"], "none": ["four"], "empty": []})
-    assert terms.find("three two one") == ["a", "z"]
+    assert [*terms.find("three two one").items()] == [("a", "three"), ("z", "one")]
+
+
+def test_the_first_phrase_of_a_list_is_named_wherever_it_is_in_the_text() -> None:
+    terms = Terms({"a": ["one", "two", "one two"]})
+    assert [terms.find(text) for text in ("two ONE", "one two", "two", "three")] == [
+        {"a": "one"},
+        {"a": "one"},
+        {"a": "two"},
+        {},
+    ]
 
 
 def test_without_lists_nothing_is_found() -> None:
-    assert Terms({}).find("anything") == []
+    assert Terms({}).find("anything") == {}
 
 
 def test_a_phrase_of_spaces_only_is_rejected() -> None:
@@ -63,5 +73,5 @@ def test_a_phrase_of_spaces_only_is_rejected() -> None:
 def test_none_of_thousands_of_phrases_is_missed() -> None:
     words = [f"wort{n}a" for n in range(5000)]
     terms = Terms({word: [word] for word in words})
-    assert all(terms.find(f"davor {word}, danach") == [word] for word in words[::7])
-    assert terms.find(" ".join(words[:300])) == sorted(words[:300])
+    assert all(terms.find(f"davor {word}, danach") == {word: word} for word in words[::7])
+    assert terms.find(" ".join(words[:300])) == {word: word for word in words[:300]}

@@ -83,7 +83,7 @@ def perform(case: Case, command: str, token: int, now: datetime) -> tuple[Case, 
         after, expired = leases.expire("eu", case, now)
         return after, expired.attributes.type
     if command == DECIDE:
-        after, _, made = decisions.decide("eu", case, None, now, DecideCommand(token, "approve", []))
+        after, _, made = decisions.decide("eu", case, None, now, DecideCommand(token, "approve", []), codes=None)
         return after, "" if made is None else made.attributes.type
     appeal = claimed_case(received_appeal(RECEIVED.opened), reviewer="r-2")
     _, replaced = appeals.overturn("eu", appeal, decision_of(RECEIVED), case, decision_of(RECEIVED))

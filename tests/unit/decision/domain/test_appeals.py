@@ -14,6 +14,7 @@ from shared.contracts import events, ids
 from shared.runtime.clock import to_text
 from shared.validation.faults import InputRejected
 from tests.support.decision.domain import (
+    CODES,
     LATER,
     claimed_case,
     decision_of,
@@ -41,7 +42,9 @@ def claimed(received: ReceivedCase, reviewer: str = "r-2") -> Case:
 
 
 def decided(case: Case, action: str, *, contested: Decision | None = IN_FORCE, reasons: tuple[str, ...] = ()) -> Any:
-    return decide("eu", case, None, LATER, DecideCommand(1, action, list(reasons)), decision_in_force=contested)
+    return decide(
+        "eu", case, None, LATER, DecideCommand(1, action, list(reasons)), codes=CODES, decision_in_force=contested
+    )
 
 
 def rejection(case: Case, action: str, **given: Any) -> InputRejected:

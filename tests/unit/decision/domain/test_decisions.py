@@ -9,18 +9,19 @@ from services.decision.domain import leases
 from services.decision.domain.cases import Case, Decision
 from services.decision.domain.decisions import DecideCommand, decide
 from services.decision.domain.leases import ClaimCommand
+from services.decision.domain.reasons import ReasonCodes
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event
 from shared.validation.faults import InputRejected
-from tests.support.decision.domain import LATER, claimed_case, received_notice, stored_case
+from tests.support.decision.domain import CODES, LATER, claimed_case, policy_set, received_notice, stored_case
 
 COMMAND = DecideCommand(1, "reject", ["COUNTERFEIT"], "a fake dial")
 
 
 def decided(
-    case: Case, made: Decision | None = None, **changed: Any
+    case: Case, made: Decision | None = None, *, codes: ReasonCodes | None = CODES, **changed: Any
 ) -> tuple[Case, Decision, Event[events.DecisionMade] | None]:
-    return decide("eu", case, made, LATER, COMMAND._replace(**changed))
+    return decide("eu", case, made, LATER, COMMAND._replace(**changed), codes=codes)
 
 
 def rejection(case: Case, made: Decision | None = None, **changed: Any) -> InputRejected:
@@ -101,3 +102,30 @@ def test_the_event_names_the_type_of_the_case() -> None:
     _, _, event = decided(claimed_case(received_notice()), action="approve")
     assert event is not None
     assert event.data.case_type == "notice"
+
+
+@pytest.mark.parametrize("action", ["approve", "reject"])
+def test_an_unknown_reason_code_is_rejected_for_every_action_and_named(action: str) -> None:
+    rejected = rejection(claimed_case(), action=action, reasons=["FAKE", "Q", "OTHER", "QUIT"])
+    assert (rejected.slug, rejected.status) == ("unknown-reason", 422)
+    assert [fault.pointer for fault in rejected.faults] == ["/reasons/1", "/reasons/3"]
+    assert "no reason code 'Q', 'QUIT'" in str(rejected)
+    assert "WEAPONS" in str(rejected)
+
+
+def test_without_a_policy_set_a_decision_with_reasons_is_refused_for_now_and_one_without_them_is_made() -> None:
+    refused = rejection(claimed_case(), codes=None)
+    assert (refused.slug, refused.status, refused.retry_after) == ("no-policy-set", 503, 5)
+    assert decided(claimed_case(), codes=None, action="approve", reasons=[])[1].action == "approve"
+
+
+def test_a_repeat_is_answered_as_before_under_another_set_and_without_one() -> None:
+    case, made, _ = decided(claimed_case(), reasons=["WEAPONS"])
+    other = ReasonCodes(policy_set(2, lamps=["LAMP"]))
+    for codes in (other, None):
+        assert decided(case, made, codes=codes, reasons=["WEAPONS"]) == (case, made, None)
+    assert rejection(claimed_case(), codes=other, reasons=["WEAPONS"]).slug == "unknown-reason"
+
+
+def test_a_lost_lease_is_reported_before_an_unknown_reason() -> None:
+    assert rejection(claimed_case(), token=2, reasons=["Q"]).slug == "wrong-lease-token"

@@ -28,6 +28,7 @@ from shared.contracts.envelope import Event
 from shared.validation.faults import InputRejected
 from tests.support.decision.cases import NOON
 from tests.support.decision.domain import (
+    CODES,
     LATER,
     event_types,
     ingested,
@@ -83,7 +84,9 @@ def test_an_expiry_is_applied() -> None:
 
 def test_a_decision_is_applied_and_counted() -> None:
     held, claimed = leases.claim("eu", stored_case(), NOON, CLAIM)
-    ended, decision, made = decisions.decide("eu", held, None, LATER, DecideCommand(1, "reject", ["FAKE"], "why"))
+    ended, decision, made = decisions.decide(
+        "eu", held, None, LATER, DecideCommand(1, "reject", ["FAKE"], "why"), codes=CODES
+    )
     assert made is not None
     recovered = applied(stored_case(), claimed, made)
     assert recovered.case == ended
@@ -119,7 +122,9 @@ def history() -> tuple[list[Event[Any]], list[Case]]:
     second, three = leases.claim("eu", free, LATER, CLAIM)
     expired, four = leases.expire("eu", second, LATER + timedelta(seconds=300))
     third, five = leases.claim("eu", expired, LATER + timedelta(seconds=301), CLAIM)
-    ended, _, six = decisions.decide("eu", third, None, LATER + timedelta(seconds=302), DecideCommand(3, "approve", []))
+    ended, _, six = decisions.decide(
+        "eu", third, None, LATER + timedelta(seconds=302), DecideCommand(3, "approve", []), codes=None
+    )
     assert two is not None
     assert six is not None
     return [one, two, three, four, five, six], [first, free, second, expired, third, ended]
@@ -156,7 +161,9 @@ def test_a_token_that_the_case_does_not_know_was_lost(token: int) -> None:
     for command in (
         lambda: leases.heartbeat(case, NOON, token=token, seconds=5, first_token=first),
         lambda: leases.release("eu", case, NOON, token=token, reason="", first_token=first),
-        lambda: decisions.decide("eu", case, None, NOON, DecideCommand(token, "approve", []), first_token=first),
+        lambda: decisions.decide(
+            "eu", case, None, NOON, DecideCommand(token, "approve", []), codes=None, first_token=first
+        ),
     ):
         with pytest.raises(InputRejected, match="was lost when the database was restored") as rejected:
             command()
@@ -175,7 +182,9 @@ def test_a_token_that_was_not_lost_is_refused_as_always(token: int, slug: str) -
 def test_a_decision_after_a_restore_has_another_id_under_the_same_token() -> None:
     held, _ = leases.claim("eu", stored_case(), NOON, CLAIM)
     made = [
-        decisions.decide("eu", held, None, NOON, DecideCommand(1, "approve", []), first_token=first_token(n))[1]
+        decisions.decide(
+            "eu", held, None, NOON, DecideCommand(1, "approve", []), codes=None, first_token=first_token(n)
+        )[1]
         for n in range(3)
     ]
     assert made[0].decision_id == ids.decision_id(held.case_id, 1)
@@ -190,7 +199,7 @@ def again(case: Any, *of: Event[Any]) -> dict[str, Sequence[PublishedEvent]]:
 def test_a_decided_case_that_arrives_again_is_not_superseded_by_the_next_version_of_the_batch() -> None:
     old, new = received_case(), received_case(version=2)
     held, claimed = leases.claim("eu", stored_case(old), NOON, CLAIM)
-    made = decisions.decide("eu", held, None, NOON, DecideCommand(1, "approve", []))[2]
+    made = decisions.decide("eu", held, None, NOON, DecideCommand(1, "approve", []), codes=None)[2]
     assert made is not None
     changes = ingested(old, new, published=again(old, claimed, made))
     assert changes.events == []

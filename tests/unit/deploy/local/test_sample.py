@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from deploy.local.sample import DATA, EU, US, VIOLATIONS, SampleLine, gtin, make, truth
+from piepowder.review import ValidReasons
 from piepowder.simulation import choose, truth_key
 from shared.contracts.envelope import subject_of
 
@@ -77,8 +78,8 @@ def test_a_simulated_reviewer_decides_by_case_and_seed_only_and_mostly_correctly
     ]
     known = {truth_key(f"fair:product:p-{n}", None): "reject" for n in range(500)}
 
-    decided = [choose(case, known, seed=1) for case in cases]
+    decided = [choose(case, known, 1, ValidReasons({"X": []})) for case in cases]
 
-    assert decided == [choose(case, known, seed=1) for case in reversed(cases)][::-1]
+    assert decided == [choose(case, known, 1, ValidReasons({"X": []})) for case in reversed(cases)][::-1]
     assert 0.95 < sum(action == "reject" for action, _ in decided) / 500 < 1.0
     assert all(reasons == ["X"] for action, reasons in decided if action == "reject")

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from services.router.domain.routing import OperatingModel, due_at, opening_id, require_region, route
 from shared.contracts import ids
-from shared.contracts.events import Policy, Queue
+from shared.contracts.events import Policy, Queue, Trace
 from shared.runtime.errors import Poison, Transient
 from tests.support.router_samples import (
     RECEIVED_AT,
@@ -203,10 +203,43 @@ def test_a_region_that_is_not_in_the_operating_model_waits() -> None:
 
 
 def test_the_id_of_an_opening_depends_on_its_cause_its_type_and_the_rules() -> None:
-    ids_of = [opening_id(*parts) for parts in [("c", "t", "p", "o"), ("d", "t", "p", "o"), ("c", "u", "p", "o"),
-                                               ("c", "t", "q", "o"), ("c", "t", "p", "n")]]  # fmt: skip
-    assert len(set(ids_of)) == 5
-    assert opening_id("c", "t", "p", "o") == ids.event_id("c", "t", "p/o")
+    def of(cause: str, kind: str, policy_set: str, model_id: str) -> str:
+        return opening_id(cause, kind, Trace(policy_set=policy_set, operating_model=model_id))
+
+    parts = [
+        ("c", "t", "p", "o"),
+        ("d", "t", "p", "o"),
+        ("c", "u", "p", "o"),
+        ("c", "t", "q", "o"),
+        ("c", "t", "p", "n"),
+    ]
+    assert len({of(*each) for each in parts}) == 5
+    assert of("c", "t", "p", "o") == ids.event_id("c", "t", "p/o")
+
+
+def test_only_an_opening_with_terms_in_its_trace_has_another_id_than_before_this_field() -> None:
+    trace = Trace(policy_set="p", operating_model="o", matched=["weapons"], held=["weapons/0"])
+    assert opening_id("c", "t", trace) == ids.event_id("c", "t", "p/o")
+    first, second = (opening_id("c", "t", replace(trace, terms={"weapons": term})) for term in ("gun", "knife"))
+    assert first == second == ids.event_id("c", "t", "p/o/terms"), "the rules and the cause fix the terms"
+
+
+def test_the_trace_names_the_term_that_each_list_found() -> None:
+    rules = [rule("a", '"weapons" in terms', verdict="reject"), rule("b", '"knives" in terms')]
+    terms = {"weapons": ["gun", "hand grenade"], "knives": ["blade"], "unused": ["lamp"]}
+    policy_set = compiled(*rules, terms=terms)
+    found = {
+        title: route(submitted(title=title), "eu", policy_set, model()).trace
+        for title in ("A Hand  GRENADE and a gun", "hand grenade", "Lamp with a blade", "nothing", "gun lamp")
+    }
+    assert [trace.terms for trace in found.values()] == [
+        {"weapons": "gun"},
+        {"weapons": "hand grenade"},
+        {"knives": "blade", "unused": "lamp"},
+        {},
+        {"unused": "lamp", "weapons": "gun"},
+    ]
+    assert [trace.matched for trace in found.values()] == [["a"], ["a"], ["b"], [], ["a"]]
 
 
 def test_a_cached_outcome_is_not_used_under_another_operating_model() -> None:

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from services.intake.items.domain import status
-from services.intake.notices.domain import complaint_status, notices
+from services.intake.notices.domain import complaint_status
 from services.intake.notices.domain.notices import NoticePost
 from services.intake.notices.handlers import Notices, PreparedComplaint
 from services.intake.notices.models import NoticeBody
 from shared.auth.principal import Principal
-from shared.contracts import ids
+from shared.contracts import grounds, ids
 from shared.contracts.events import NOTICE_SUBMITTED, NoticeSubmitted
 from shared.runtime.errors import Transient
 from shared.validation.documents import ParsedDocument
@@ -126,8 +126,8 @@ def test_the_body_has_every_field_of_a_notice_except_the_derived_category() -> N
 
 
 def test_each_ground_has_a_category_of_the_dsa_and_each_category_has_a_ground() -> None:
-    assert notices.CATEGORIES.keys() == {*get_args(NoticeBody.model_fields["ground"].annotation)}
-    assert {category.removeprefix("STATEMENT_CATEGORY_") for category in notices.CATEGORIES.values()} == CATEGORIES
+    assert grounds.CATEGORIES.keys() == {*get_args(NoticeBody.model_fields["ground"].annotation)}
+    assert {category.removeprefix("STATEMENT_CATEGORY_") for category in grounds.CATEGORIES.values()} == CATEGORIES
 
 
 def reporter(**changed: Any) -> dict[str, Any]:

@@ -1,0 +1,248 @@
+"""A case as a reviewer sees it: everything that the decision depends on, in words.
+
+Texts of items, notices and appeals are untrusted: they are shown without control characters. On the screen, a long text
+is cut, with the number of lines that are missing; `view` shows the whole case in a pager.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.text import Text
+
+from piepowder import console_output
+from piepowder.imports import currencies
+from shared.contracts.envelope import subject_of
+from shared.contracts.events import Policy
+from shared.runtime.clock import from_text
+
+EARLIER_SHOWN: Final = 10  # decided cases of the subject
+_LONGEST: Final = 10**9  # characters: nothing is cut
+_QUOTED: Final = re.compile(r"""(["'])(.*?)\1""")
+_OPPOSITE: Final = {"approve": "reject", "reject": "approve"}
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """The policies in force by id, and the id of their set; empty if the reviewer's key may not read them."""
+
+    policy_set: str = ""
+    policies: Mapping[str, Policy] = {}
+
+
+class DecidedCases(msgspec.Struct, frozen=True):
+    """The latest decided cases of a subject, as `GET /v1/decisions` returns them; `problem` is the reason why they are
+    not known."""
+
+    cases: Sequence[Mapping[str, Any]] = ()
+    has_more: bool = False
+    problem: str = ""
+
+
+def item_case(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The case with the item: for a notice or an appeal, the item's case that it concerns, if that is known."""
+    if case.get("case_type", "item") == "item":
+        return case
+    return next((one for one in case.get("concerns") or [] if one["case_type"] == "item"), case)
+
+
+def contested_decision(case: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The decision that an appeal contests; None for other cases."""
+    contested: Mapping[str, Any] | None = (case.get("appeal") or {}).get("decision")
+    return contested
+
+
+def rejects(case: Mapping[str, Any], action: str) -> bool:
+    """True if the action restricts the item, so that it needs a reason: a rejection, or an overturned approval."""
+    contested = contested_decision(case)
+    return action == "reject" or (action == "overturn" and contested is not None and contested["action"] == "approve")
+
+
+def subject(case: Mapping[str, Any]) -> str:
+    """The subject of a case, as text for a terminal."""
+    return console_output.clean(subject_of(case["platform"], case["kind"], case["subject_id"]), 300)
+
+
+def effect(case: Mapping[str, Any], action: str) -> str:
+    """The effect of an action on the item, in words."""
+    kind, contested = case.get("case_type", "item"), contested_decision(case)
+    if kind == "notice":
+        if action == "approve":
+            return "the notice is not followed, and the item stays as it is"
+        return "the notice is followed, and the item is restricted"
+    if contested is None:
+        return "the item may be offered" if action == "approve" else "the item is restricted"
+    present = str(contested["action"])
+    about = "the notice" if contested.get("case_type") == "notice" else "the item"
+    if action == "uphold":
+        stays = "stays restricted" if present == "reject" else "stays as it is"
+        return f"the decision to {present} {about} stays, and the item {stays}"
+    changed = "is not restricted any more" if present == "reject" else "is restricted"
+    return (
+        f"the decision to {present} {about} is replaced by {_OPPOSITE.get(present, 'the opposite')}: the item {changed}"
+    )
+
+
+def case_display(
+    case: Mapping[str, Any], rules: Rules, earlier: DecidedCases, now: datetime, *, lines: int | None = None
+) -> tuple[RenderableType, bool]:
+    """The case for the terminal, and True if a text was cut to `lines` lines (None: nothing is cut)."""
+    item, trace = item_case(case).get("item") or {}, case.get("trace") or {}
+    price = item.get("price") or {}
+    version = item_case(case).get("version")
+    shown: dict[str, object] = {
+        "case": case.get("case_type", "item") + ("" if version is None else f", version {version} of the item"),
+        **complaint(case),
+        "subject": subject(case),
+        "title": Text(console_output.clean(item.get("title", ""), _LONGEST), style="bold"),
+        "text": item.get("text", ""),
+        "brand": item.get("brand"),
+        "category": item.get("category"),
+        "GTIN": item.get("gtin"),
+        "price": console_output.price(price, currencies.decimals(str(price.get("currency")))),
+        "markets": ", ".join(item.get("markets") or []),
+        "language": item.get("language"),
+        "media": "\n".join(item.get("media") or []),
+        "attributes": "\n".join(f"{name}: {value}" for name, value in (item.get("attributes") or {}).items()),
+        "seller": _named(item.get("seller")),
+        "trader": _named(item.get("trader")),
+        "author": _named(item.get("author")),
+        "links": "\n".join(item.get("links") or []),
+        "scores": ", ".join(f"{name} {value}" for name, value in (item.get("scores") or {}).items()),
+        "why": "\n".join(_why(trace, rules)),
+        "failed": "\n".join(f"{name}: {why}" for name, why in (trace.get("errors") or {}).items()),
+        "proposed": ", ".join(case.get("reasons") or []),
+        "earlier": "\n".join(_earlier(case, earlier)),
+        "due": due_in(str(case.get("due_at")), now),
+    }
+    cut, kept = False, dict[str, object]()
+    for name, value in shown.items():
+        text = value if isinstance(value, Text) else Text("\n".join(_clean_lines(str(value or ""))))
+        if text:
+            kept[name], is_cut = _cut(text, lines)
+            cut = cut or is_cut
+    head = Rule(Text(console_output.clean(f"{case.get('queue')}  {case.get('case_id')}", 300)), align="left")
+    return Group(head, console_output.fields(kept)), cut
+
+
+def complaint(case: Mapping[str, Any]) -> dict[str, object]:
+    """The texts of a notice or an appeal."""
+    shown: dict[str, object] = {}
+    if appeal := case.get("appeal"):
+        contested = appeal["decision"]
+        shown |= {
+            "appeal by": _person(appeal["appellant"]),
+            "against": f"{_decision(contested, contested)}, on the {contested.get('case_type', 'item')}",
+            "appeal": _bold(appeal["explanation"]),
+        }
+    notices = (case.get("notice"), *(one.get("notice") for one in case.get("concerns") or []))
+    if notice := next(filter(None, notices), None):
+        shown |= {
+            "notice by": _person(notice["reporter"]),
+            "ground": notice["ground"],
+            "notice": _bold(notice["explanation"]),
+            "where": "\n".join(notice["locations"]),
+        }
+    return shown
+
+
+def due_in(due_at: str, now: datetime) -> str:
+    """The time until `due_at` (RFC 3339) as text."""
+    minutes = int((from_text(due_at) - now).total_seconds() // 60)
+    size = f"{abs(minutes) // 60} h {abs(minutes) % 60} min" if abs(minutes) >= 60 else f"{abs(minutes)} min"
+    return f"in {size}" if minutes >= 0 else f"{size} ago: OVERDUE"
+
+
+def joined(conditions: Sequence[str]) -> str:
+    """Conditions that all must hold; each in brackets, so that an `||` inside one is not read across them."""
+    return conditions[0] if len(conditions) == 1 else " and ".join(f"({condition})" for condition in conditions)
+
+
+def _why(trace: Mapping[str, Any], rules: Rules) -> Iterable[str]:
+    """Lines for each policy that matched: its title, its conditions, and the terms that it found."""
+    matched, terms = trace.get("matched") or [], dict(trace.get("terms") or {})
+    is_in_force = bool(rules.policy_set) and trace.get("policy_set") == rules.policy_set
+    explained: set[str] = set()
+    for name in matched:
+        policy = rules.policies.get(name) if is_in_force else None
+        if policy is None:
+            yield name
+            continue
+        lists = {found[2] for condition in policy.when for found in _QUOTED.finditer(condition)}
+        own = {found: term for found, term in terms.items() if found in lists}
+        explained |= own.keys()
+        yield f"{name}: {policy.title}" if policy.title else name
+        yield f"  if {joined(policy.when)}"
+        if own:
+            yield f"  found {_terms(own)}"
+    if not matched:
+        yield "no policy matched"
+    if others := {found: term for found, term in terms.items() if found not in explained}:
+        yield f"found {_terms(others)}"
+    if matched and rules.policy_set and not is_in_force:
+        why = f"because {rules.policy_set} is in force"
+        yield f"(policy set {trace.get('policy_set')}; its conditions are not shown, {why})"
+
+
+def _terms(terms: Mapping[str, str]) -> str:
+    return ", ".join(f"“{term}” ({name})" for name, term in terms.items())
+
+
+def _earlier(case: Mapping[str, Any], earlier: DecidedCases) -> Iterable[str]:
+    """A line for each earlier decision on the subject, the latest first."""
+    cases = list(earlier.cases)
+    if earlier.problem:
+        yield f"not all are known: {earlier.problem}"
+        cases = list(case.get("concerns") or [])
+    made = [(decision, one) for one in cases for decision in one.get("decisions") or []]
+    for decision, one in sorted(made, key=lambda pair: str(pair[0]["decided_at"]), reverse=True):
+        yield _decision(decision, one)
+    if earlier.has_more:
+        yield "and older ones: GET /v1/decisions lists all"
+    if not made and not earlier.problem:
+        yield "none: this is the first decision on the subject here"
+
+
+def _decision(decision: Mapping[str, Any], case: Mapping[str, Any]) -> str:
+    """A decision as a line: time, case, action, reasons, author and note."""
+    kind, version = case.get("case_type", "item"), case.get("version")
+    about = kind if version is None else f"{kind} version {version}"
+    reasons = f" for {', '.join(decision['reasons'])}" if decision.get("reasons") else ""
+    team = f" ({decision['team']})" if decision.get("team") else ""
+    by = "a policy" if decision.get("automated") else f"{decision.get('reviewer') or 'a reviewer'}{team}"
+    note = f", note: {decision['note']}" if decision.get("note") else ""
+    return f"{decision['decided_at']} {about}: {decision['action']}{reasons}, by {by}{note}"
+
+
+def _person(person: Mapping[str, Any]) -> str:
+    return " ".join(filter(None, (person["kind"], person.get("name"), person.get("reference"))))
+
+
+def _named(values: Mapping[str, Any] | None) -> str:
+    """The fields of an object that are known."""
+    known = ((name.replace("_", " "), value) for name, value in (values or {}).items() if value not in (None, ""))
+    return ", ".join(f"{name} {value}" for name, value in known)
+
+
+def _bold(text: str) -> Text:
+    return Text("\n".join(_clean_lines(text)), style="bold")
+
+
+def _clean_lines(text: str) -> list[str]:
+    return [console_output.clean(line, _LONGEST) for line in text.splitlines()]
+
+
+def _cut(text: Text, lines: int | None) -> tuple[Text, bool]:
+    """The first lines of a text on this screen, with the number of lines that are left out."""
+    if lines is None:
+        return text, False
+    console = console_output.console
+    wrapped = text.wrap(console, max(20, console.width - 16))
+    if len(wrapped) <= lines:
+        return text, False
+    shown = Text("\n").join(wrapped[:lines])
+    shown.append(f"\n… {len(wrapped) - lines:,} more lines: v shows the whole case", style="yellow")
+    return shown, True

@@ -1,0 +1,33 @@
+"""The policy set in force in a process of the decision service."""
+
+from services.decision.handlers.control import ReasonsInForce
+from tests.support.decision.domain import on_control, policy_set
+
+
+def in_force(reasons: ReasonsInForce) -> str | None:
+    return None if reasons.codes is None else reasons.codes.policy_set
+
+
+def test_the_set_with_the_largest_number_is_in_force() -> None:
+    reasons = ReasonsInForce()
+    assert in_force(reasons) is None
+    seen = []
+    for number in (2, 1, 3, 3):
+        reasons.apply(on_control(policy_set(number)))
+        seen.append(in_force(reasons))
+    assert seen == ["ps-2", "ps-2", "ps-3", "ps-3"]
+
+
+def test_after_a_deletion_any_number_comes_into_force_and_until_then_the_set_stays() -> None:
+    reasons = ReasonsInForce()
+    reasons.apply(on_control(policy_set(7)))
+    reasons.delete("client:shop")
+    reasons.apply(on_control(policy_set(1)))
+    assert in_force(reasons) == "ps-7"
+    reasons.delete("policy-set")
+    assert in_force(reasons) == "ps-7"
+    reasons.apply(on_control(policy_set(1)))
+    assert in_force(reasons) == "ps-1"
+    reasons.apply(on_control(policy_set(2)))
+    reasons.apply(on_control(policy_set(1)))
+    assert in_force(reasons) == "ps-2"
