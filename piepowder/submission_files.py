@@ -48,8 +48,8 @@ async def submit_listings(
     report: Path | None = None,
     tally: Tally | None = None,
 ) -> tuple[Tally, SubmissionFiles]:
-    """Submit an opened file, with its progress. An interrupted call shows the last line that was sent; the same file may
-    be submitted again, because ids repeat. `tally` receives the verdicts while the file is submitted."""
+    """Submit an opened file, with its progress. An interrupted call shows the last line that was sent; the same file
+    may be submitted again, because ids repeat. `tally` receives the verdicts while the file is submitted."""
     with file_errors(folder), ExitStack() as files:
         paths = new_files(folder, listings.name, journal, report)
         for path in paths:
