@@ -1,16 +1,21 @@
 """The dead letters of a region and their replay, read from the dead letters, their receipts and the parked keys.
 
-Pure: no I/O. A dead letter is open until a receipt for its record follows. The dead letters of a parked key are one
-chain in their original order and form one unit of replay; every other dead letter is a separate unit.
+Pure: no I/O. A dead letter is open until a receipt for its record follows, or an operator discards it. It is parked if
+its key was parked when it was last written. The dead letters of a parked key are one chain in their original order and
+form one unit of replay; every other dead letter is a separate unit.
+
+`status`, `run`, `account` and `replay` count dead letters with `RegionDeadLetters.counts`, and nothing else does.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from aiokafka import TopicPartition
 
 from shared.kafka.dead_letters import original_headers
+from shared.kafka.discards import Discard
 from shared.kafka.parking import REPLAY_HEADER, KeyPartition, Parked, ReplayMark, encode_mark, parked_keys
 from shared.kafka.producer import Record
 from shared.kafka.records import RawRecord
@@ -29,7 +34,10 @@ class DeadLetterId(NamedTuple):
 
 
 class OpenLetter(NamedTuple):
-    """An open dead letter: `stored` is its position on the dead-letter topic, `size` its value's size in bytes."""
+    """An open dead letter: `stored` is its position on the dead-letter topic, `size` its value's size in bytes.
+
+    `in_chain`: its key was parked. `event_id`, `event_type` and `correlation_id` are empty if the record has none.
+    """
 
     id: DeadLetterId
     key: bytes | None
@@ -38,10 +46,45 @@ class OpenLetter(NamedTuple):
     unread: bool
     stored: tuple[TopicPartition, int]
     size: int
+    event_id: str = ""
+    event_type: str = ""
+    correlation_id: str = ""
 
     @property
     def lane(self) -> KeyPartition:
         return KeyPartition(self.id.topic, self.id.partition, self.key or b"")
+
+
+class DiscardedLetter(NamedTuple):
+    """A dead letter that an operator discarded, as it was before; `why` is the operator's reason."""
+
+    letter: OpenLetter
+    by: str
+    why: str
+
+
+class DeadLetterCounts(NamedTuple):
+    """The numbers of dead letters in a region.
+
+    `open`: neither handled after a replay nor discarded. Each record counts once for each group, however often it
+    was dead-lettered.
+    `parked`: those of them whose key was parked; `keys`: the number of these keys, for each group and partition.
+    `discarded`: closed by an operator.
+    `unknown`: records of the topic that do not name a dead-lettered record.
+    """
+
+    open: int = 0
+    parked: int = 0
+    keys: int = 0
+    discarded: int = 0
+    unknown: int = 0
+
+    def __str__(self) -> str:
+        parked = (
+            f" ({self.parked:,} parked, {self.keys:,} {'key' if self.keys == 1 else 'keys'})" if self.parked else ""
+        )
+        unknown = f", {self.unknown:,} that name no record" if self.unknown else ""
+        return f"{self.open:,} open{parked}, {self.discarded:,} discarded{unknown}"
 
 
 class ReplayUnit(NamedTuple):
@@ -59,20 +102,40 @@ class ReplayUnit(NamedTuple):
 
 
 class ReplayFilter(NamedTuple):
-    """The conditions for units to replay; None sets no condition. `group` may be a service's name."""
+    """The conditions for units to replay or to discard; None sets no condition.
+
+    `group` may be a service's name. `id` is the position of a dead-lettered record (`topic[partition]@offset`), or the
+    id of its event.
+    """
 
     group: str | None = None
     key: str | None = None
     reason: str | None = None
+    topic: str | None = None
+    id: str | None = None
 
     def matches(self, unit: ReplayUnit, region: str) -> bool:
-        """True if a unit is selected; a parked key is selected as a whole."""
+        """True if a unit is selected; a parked key is selected as a whole, by any of its letters."""
+        reasons = [unit.reason, *(letter.reason for letter in unit.letters)]
+        return self._has_place(unit, region) and self._has_reason(reasons) and any(map(self._has_id, unit.letters))
+
+    def matches_first(self, unit: ReplayUnit, region: str) -> bool:
+        """True if the first letter of a unit is selected, not one that waits behind it."""
+        reasons = [unit.reason, unit.letters[0].reason]
+        return self._has_place(unit, region) and self._has_reason(reasons) and self._has_id(unit.letters[0])
+
+    def _has_place(self, unit: ReplayUnit, region: str) -> bool:
         if self.group is not None and unit.group not in (self.group, f"piepowder-{self.group}-{region}"):
             return False
         if self.key is not None and (unit.letters[0].key or b"").decode(errors="replace") != self.key:
             return False
-        reasons = [unit.reason, *(letter.reason for letter in unit.letters)]
+        return self.topic in (None, unit.lane.topic)
+
+    def _has_reason(self, reasons: Sequence[str]) -> bool:
         return self.reason is None or any(self.reason.lower() in reason.lower() for reason in reasons)
+
+    def _has_id(self, letter: OpenLetter) -> bool:
+        return self.id is None or self.id in (str(letter.id), letter.event_id)
 
 
 class RegionDeadLetters:
@@ -85,6 +148,7 @@ class RegionDeadLetters:
     def __init__(self) -> None:
         self.open: dict[DeadLetterId, OpenLetter] = {}
         self.returned: dict[DeadLetterId, int] = {}
+        self.discarded: dict[DeadLetterId, DiscardedLetter] = {}
         self.unknown = 0
         self._entries: list[RawRecord] = []
         self._parked: dict[str, dict[KeyPartition, Parked]] = {}
@@ -114,7 +178,7 @@ class RegionDeadLetters:
             self.open.pop(letter_id, None)
             self.returned[letter_id] = returned
             return
-        self.open[letter_id] = OpenLetter(
+        letter = OpenLetter(
             letter_id,
             record.key,
             reason,
@@ -122,6 +186,24 @@ class RegionDeadLetters:
             "dl_unread" in headers,
             (TopicPartition(record.topic, record.partition), record.offset),
             len(record.value or b""),
+            *(_text(headers.get(name)) for name in ("ce_id", "ce_type", "ce_correlationid")),
+        )
+        if "dl_discarded" in headers:
+            by, why = _text(headers.get("dl_by")), _text(headers["dl_discarded"])
+            self.discarded[letter_id] = DiscardedLetter(self.open.pop(letter_id, letter), by, why)
+        else:
+            self.open[letter_id] = letter
+            self.discarded.pop(letter_id, None)
+
+    def counts(self) -> DeadLetterCounts:
+        """The numbers of dead letters."""
+        parked = [letter for letter in self.open.values() if letter.in_chain]
+        return DeadLetterCounts(
+            open=len(self.open),
+            parked=len(parked),
+            keys=len({(letter.id.group, letter.lane) for letter in parked}),
+            discarded=len(self.discarded),
+            unknown=self.unknown,
         )
 
     def add_parked(self, record: RawRecord) -> None:
@@ -156,6 +238,10 @@ class RegionDeadLetters:
         return found + single
 
 
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
+
+
 def portion(units: Iterable[ReplayUnit], letters: int, size: int) -> list[tuple[ReplayUnit, bool]]:
     """The first units, with at most `letters` dead letters and `size` bytes (but at least one dead letter).
 
@@ -177,15 +263,28 @@ def portion(units: Iterable[ReplayUnit], letters: int, size: int) -> list[tuple[
     return found
 
 
-def copies(unit: ReplayUnit, *, whole: bool, leave: bool) -> list[ReplayMark]:
-    """The mark of each dead letter's copy; `leave` keeps the first record of a chain dead-lettered."""
+def copies(
+    unit: ReplayUnit, *, whole: bool, leave: bool, discards: Mapping[DeadLetterId, Discard] = MappingProxyType({})
+) -> list[ReplayMark]:
+    """The mark of each dead letter's copy; `leave` keeps the first record of a chain dead-lettered. The dead letters in
+    `discards` are closed instead of handled."""
     if unit.parked is None:
-        return [ReplayMark(unit.group, letter.id.offset, parked=letter.in_chain) for letter in unit.letters]
-    offsets = [letter.id.offset for letter in unit.letters]
-    last = len(offsets) - 1
+        return [
+            ReplayMark(unit.group, letter.id.offset, parked=letter.in_chain, discard=discards.get(letter.id))
+            for letter in unit.letters
+        ]
+    letters = [letter.id for letter in unit.letters]
+    last = len(letters) - 1
     return [
-        ReplayMark(unit.group, offset, after, end=whole and n == last, leave=leave and n == 0)
-        for n, (after, offset) in enumerate(zip([unit.parked.back, *offsets], offsets, strict=False))
+        ReplayMark(
+            unit.group,
+            letter.offset,
+            letters[n - 1].offset if n else unit.parked.back,
+            end=whole and n == last,
+            leave=leave and n == 0,
+            discard=discards.get(letter),
+        )
+        for n, letter in enumerate(letters)
     ]
 
 

@@ -4,8 +4,8 @@ A record can be skipped: offsets were set forward, a topic was created again, or
 read. Its item then waits forever. The audit log still has the event, so the same record is published again, with the
 same id and the same bytes, and every consumer that has handled it ignores it. The published event is the last step in
 the log: the submission, so that the router opens the case; or the opened case; or the decision, if only the status
-lacks it. The repair publishes nothing for an item whose record still waits in its topic, or whose record would replace
-a later post.
+lacks it. The repair publishes nothing for an item whose record still waits in its topic, whose record an operator
+discarded (`piepowder replay --discard`), or whose record would replace a later post.
 
 Notices and appeals that stay `submitted`, and withdrawals of items whose case stays open, are repaired in the same way,
 but without the check for a later post: they replace none. Business requests are not repaired: only audit reads them.
@@ -32,11 +32,13 @@ from shared.contracts.events import (
     CASE_OPENED,
     CASE_SUPERSEDED,
     CASE_WITHDRAWN,
+    DEADLETTER_DISCARDED,
     DECISION_MADE,
     DECISION_REPLACED,
     ITEM_SUBMITTED,
     ITEM_WITHDRAWN,
     NOTICE_SUBMITTED,
+    DeadLetterDiscarded,
 )
 from shared.kafka.offsets import OffsetClient
 from shared.kafka.producer import KafkaProducer, Record, record
@@ -246,14 +248,13 @@ class Reconciliation:
         is_withdrawal = one["type"] == _WITHDRAWAL
         steps = _OF_WITHDRAWAL if is_withdrawal else _OF_COMPLAINT
         about = (_ITEM if is_withdrawal else one["type"], one["id"])
-        entries = [
-            entry
-            for entry in _first_of_each_id(await self._entries(region, one["subject"], about))
-            if steps.get(entry.type, -1) >= 0
-        ]
+        found, discarded = await self._entries(region, one["subject"], about)
+        entries = [entry for entry in _first_of_each_id(found) if steps.get(entry.type, -1) >= 0]
         if not entries:
             return [], await _why_not_in_audit(region, offsets)
         last = max(entries, key=lambda entry: (steps[entry.type], entry.seq or 0))
+        if (discard := discarded.get((_reader_of(last, region), last.id))) is not None:
+            return [], discard
         if reader := await _unread(last, region, offsets):
             return [], f"waits in {last.topic}: {reader} has not read it yet"
         return [last], ""
@@ -262,11 +263,14 @@ class Reconciliation:
         self, region: str, item: Mapping[str, Any], repeatable: set[str], offsets: OffsetClient
     ) -> tuple[list[_Entry], str, str]:
         """The events that continue an item, in order; or the reason why none is published, and the later post."""
-        entries = _first_of_each_id(await self._entries(region, item["subject"] or "", (_ITEM, item["item_id"])))
+        found, discarded = await self._entries(region, item["subject"] or "", (_ITEM, item["item_id"]))
+        entries = _first_of_each_id(found)
         steps = [entry for entry in entries if entry.type in _STEPS]
         if not steps:
             return [], await _why_not_in_audit(region, offsets), ""
         last = max(steps, key=lambda entry: (_STEPS[entry.type], entry.seq or 0))
+        if (discard := discarded.get((_reader_of(last, region), last.id))) is not None:
+            return [], discard, ""
         if reader := await _unread(last, region, offsets):
             return [], f"waits in {last.topic}: {reader} has not read it yet", ""
         if _STEPS[last.type] < _STEPS[DECISION_MADE]:
@@ -276,24 +280,33 @@ class Reconciliation:
             return [last, *withdrawals], "", ""
         return [last], "", ""
 
-    async def _entries(self, region: str, subject: str, about: tuple[str, str]) -> list[_Entry]:
-        """The events about an item, notice or appeal (type, id) of a subject in the audit log, oldest first."""
+    async def _entries(
+        self, region: str, subject: str, about: tuple[str, str]
+    ) -> tuple[list[_Entry], dict[tuple[str, str | None], str]]:
+        """The events about an item, notice or appeal (type, id) of a subject in the audit log, oldest first; and a text
+        about each event of the subject whose record was discarded, by the consumer group and the event's id."""
         parts = subject.split(":", 2)
         path = f"/v1/subjects/{'/'.join(quote(part, safe='') for part in parts)}/timeline"
         entries: list[_Entry] = []
+        discarded: dict[tuple[str, str | None], str] = {}
         params: dict[str, str | int] = {"limit": 1000}
         while True:
             try:
                 response = await self._api.call(f"audit-{region}", "GET", path, params=params)
             except ApiError as error:
                 if error.status == 404:
-                    return entries
+                    return entries, discarded
                 raise
             page = msgspec.json.decode(response.content, type=_Timeline)
             known = (entry for entry in page.events if entry.id is not None and entry.type in _KNOWN)
             entries += [entry for entry in known if _about(entry) == about]
+            for entry in page.events:
+                if entry.type == DEADLETTER_DISCARDED:
+                    found = msgspec.json.decode(entry.data, type=DeadLetterDiscarded)
+                    text = f"discarded by {found.by} for {found.group} ({found.why})"
+                    discarded[found.group, found.event_id] = text
             if page.next is None:
-                return entries
+                return entries, discarded
             params["cursor"] = page.next
 
     async def _later_post(self, region: str, item: Mapping[str, Any], repeatable: set[str]) -> str:
@@ -365,10 +378,15 @@ def _status(item: Mapping[str, Any], region: str) -> str:
     return str(item["regions"].get(region, {}).get("status", ""))
 
 
+def _reader_of(entry: _Entry, region: str) -> str:
+    """The group whose handling of the record is the next step."""
+    group = next((group for group, topic in _READERS if topic(region) == entry.topic), "piepowder-intake")
+    return f"{group}-{region}"
+
+
 async def _unread(entry: _Entry, region: str, offsets: OffsetClient) -> str:
     """The group that has not read the record yet. Empty if it has, or if the record is not in the topic any more."""
-    group = next((group for group, topic in _READERS if topic(region) == entry.topic), "piepowder-intake")
-    name, at = f"{group}-{region}", TopicPartition(entry.topic, entry.partition)
+    name, at = _reader_of(entry, region), TopicPartition(entry.topic, entry.partition)
     log = (await offsets.ends([entry.topic])).get(at)
     if log is None or entry.offset >= log.end or entry.offset < log.start:
         return ""

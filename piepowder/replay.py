@@ -1,13 +1,16 @@
-"""Replay of dead letters: shows them, sends their records to their original partitions, and waits for the result.
+"""Replay and discard of dead letters: shows them, sends their records to their original partitions, and waits for the
+result.
 
 A replay stores nothing of its own. It reads the open dead letters from the topics. A group recognizes a repeated copy,
 and a chain continues only from the offset that the group has stored for its parked key. So a replay may be interrupted
-and repeated, and two replays may run at the same time.
+and repeated, and two replays may run at the same time. The same holds for a discard (`shared.kafka.discards`): the
+group itself closes the dead letters of a chain, because their order matters; the command closes all others.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 
 import msgspec
@@ -17,6 +20,7 @@ from rich.text import Text
 
 from piepowder import console_output
 from piepowder.dead_letters import (
+    DeadLetterCounts,
     DeadLetterId,
     OpenLetter,
     RegionDeadLetters,
@@ -31,11 +35,15 @@ from piepowder.hints import command
 from piepowder.progress import counting
 from piepowder.topic_reading import PATIENCE, new_consumer, read_to_end
 from shared.contracts import topics
+from shared.contracts.envelope import RecordId
 from shared.kafka import topic_admin
 from shared.kafka.closing import close
+from shared.kafka.dead_letters import discarded_letter, original_headers
+from shared.kafka.discards import Discard, discard_entry, discard_event
 from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.records import RawRecord
-from shared.runtime.clock import SystemClock
+from shared.kafka.written_letters import digest
+from shared.runtime.clock import SystemClock, to_text
 from shared.runtime.errors import Poison
 from shared.runtime.user_errors import UserError, cause
 
@@ -54,6 +62,7 @@ class ReplayResult(msgspec.Struct):
 
     `handled`: the number of dead letters whose copies were handled.
     `kept`: the number of records that stay dead-lettered, as requested.
+    `discarded`: the number of dead letters that were closed, as requested.
     `failed`: the dead letters of copies that were dead-lettered again.
     `blocked`: units that cannot be replayed, with the reason.
     `pending`: dead letters whose copies their group did not process in time.
@@ -62,6 +71,7 @@ class ReplayResult(msgspec.Struct):
 
     handled: int = 0
     kept: int = 0
+    discarded: int = 0
     failed: list[OpenLetter] = msgspec.field(default_factory=list)
     blocked: list[tuple[ReplayUnit, str]] = msgspec.field(default_factory=list)
     pending: list[OpenLetter] = msgspec.field(default_factory=list)
@@ -69,12 +79,25 @@ class ReplayResult(msgspec.Struct):
 
     @property
     def complete(self) -> bool:
-        """True if every selected record was handled, or was kept as requested."""
+        """True if every selected record was handled, or was kept or discarded as requested."""
         return not (self.failed or self.blocked or self.pending or self.growing)
 
     def add(self, other: "ReplayResult") -> None:
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class DiscardRequest(NamedTuple):
+    """The request to discard records: who, and why. `with_waiting`: also those that wait behind a selected one."""
+
+    by: str
+    why: str
+    with_waiting: bool = False
+
+    def of(self, unit: ReplayUnit, at: str) -> dict[DeadLetterId, Discard]:
+        """The discards of a unit."""
+        letters = unit.letters if self.with_waiting else unit.letters[:1]
+        return {letter.id: Discard(self.by, self.why, at, letter.reason) for letter in letters}
 
 
 class _Sent(NamedTuple):
@@ -145,36 +168,105 @@ class RegionReplay:
         `wait` seconds. `report` is called with the number of handled letters.
         """
         result = ReplayResult()
-        turns: dict[object, int] = {}
+        units = []
         for unit in selected:
             reason = obstacle(unit, self._partitions, topics.CONTROL)
             if reason is not None:
                 result.blocked.append((unit, reason))
             else:
-                turns[_name(unit)] = 0
+                units.append(unit)
+        await self._replay(units, result, leave=leave, wait=wait, report=report)
+        return result
+
+    async def discard(self, selection: ReplayFilter, request: DiscardRequest, *, wait: float) -> ReplayResult:
+        """Discard the records that a filter selects, and replay those that wait behind them.
+
+        A record that waits behind one that is not selected is not discarded, because its key stays parked.
+        """
+        result = ReplayResult()
+        alone: list[OpenLetter] = []
+        chains: list[ReplayUnit] = []
+        discards: dict[DeadLetterId, Discard] = {}
+        at = to_text(_clock.now())
+        for unit in self.selected(selection):
+            first = unit.letters[0]
+            if not selection.matches_first(unit, self.region):
+                if selection.id is not None:
+                    result.blocked.append((unit, f"it waits behind {first.id}: replay or discard that record first"))
+            elif first.in_chain and first.id.partition < self._partitions.get(first.id.topic, 0):
+                chains.append(unit)
+                discards |= request.of(unit, at)
+            else:
+                alone += unit.letters
+        await self._discard_alone(alone, request, at, result)
+        await self._replay(chains, result, wait=wait, discards=discards)
+        return result
+
+    async def _discard_alone(
+        self, letters: Sequence[OpenLetter], request: DiscardRequest, at: str, result: ReplayResult
+    ) -> None:
+        """Close dead letters outside of chains, in portions: first the events, then the entries, then the closing dead
+        letters."""
+        units = [ReplayUnit(letter.id.group, letter.lane, [letter], None) for letter in letters]
+        while taken := portion(units, _LETTERS, _BYTES):
+            units = units[len(taken) :]
+            stored = await self._stored([unit.letters[0] for unit, _ in taken])
+            events, entries, closing = list[Record](), list[Record](), list[Record]()
+            for (letter,) in (unit.letters for unit, _ in taken):
+                record, place = stored[letter.stored], RecordId(*letter.id[1:])
+                discard, headers = Discard(request.by, request.why, at, letter.reason), original_headers(record.headers)
+                content = b"" if letter.unread else digest(record.key, record.value, headers)
+                events.append(
+                    discard_event(
+                        discard, place, region=self.region, group=letter.id.group, headers=headers, content=content
+                    )
+                )
+                if content:
+                    entries.append(discard_entry(self._parked, letter.id.group, place, content, at))
+                closing.append(discarded_letter(record, discard))
+            for records in (events, entries, closing):
+                await self._producer.send(records)
+            result.discarded += len(taken)
+
+    async def _replay(
+        self,
+        selected: Sequence[ReplayUnit],
+        result: ReplayResult,
+        *,
+        wait: float,
+        leave: bool = False,
+        report: Callable[[int], None] = lambda _: None,
+        discards: Mapping[DeadLetterId, Discard] = MappingProxyType({}),
+    ) -> None:
+        """Replay units, and add the outcome to `result`."""
+        turns: dict[object, int] = {_name(unit): 0 for unit in selected}
         while units := [unit for unit in self.dead.units() if turns.get(_name(unit), _TURNS) < _TURNS]:
-            sent = await self._send(portion(units, _LETTERS, _BYTES), turns, leave=leave)
+            sent = await self._send(portion(units, _LETTERS, _BYTES), turns, leave=leave, discards=discards)
             if not await self._wait_processed(sent, wait):
                 result.pending += [
                     letter for one in sent for letter in one.unit.letters if not self._is_processed(letter)
                 ]
-                return result
+                return
             for one in sent:
                 self._note(one, result, turns)
             report(result.handled)
             await self.catch_up()
         result.growing = [unit for unit in self.dead.units() if turns.get(_name(unit)) == _TURNS]
-        return result
 
     async def _send(
-        self, units: Sequence[tuple[ReplayUnit, bool]], turns: dict[object, int], *, leave: bool
+        self,
+        units: Sequence[tuple[ReplayUnit, bool]],
+        turns: dict[object, int],
+        *,
+        leave: bool,
+        discards: Mapping[DeadLetterId, Discard],
     ) -> list[_Sent]:
         stored = await self._stored([letter for unit, _ in units for letter in unit.letters])
         records: list[Record] = []
         sent: list[_Sent] = []
         for unit, whole in units:
             leaves = leave and unit.parked is not None and turns[_name(unit)] == 0
-            marks = copies(unit, whole=whole, leave=leaves)
+            marks = copies(unit, whole=whole, leave=leaves, discards=discards)
             records += [
                 replay_record(letter, stored[letter.stored], mark)
                 for letter, mark in zip(unit.letters, marks, strict=True)
@@ -241,7 +333,9 @@ class RegionReplay:
         failed: list[OpenLetter] = []
         for letter in sent.unit.letters:
             found = self.dead.open.get(letter.id) or self.dead.failed_again(letter.id)
-            if found is None:
+            if letter.id in self.dead.discarded:
+                result.discarded += 1
+            elif found is None:
                 result.handled += 1
             elif letter.id == sent.kept and not found.in_chain:
                 result.kept += 1
@@ -256,53 +350,68 @@ class RegionReplay:
 
 
 class RegionUnits(NamedTuple):
-    """The units of a region, and the number of records on its dead-letter topic that are not valid dead letters."""
+    """Selected units of a region, and the numbers of all of its dead letters."""
 
     region: str
     units: list[ReplayUnit]
-    unknown: int
+    counts: DeadLetterCounts
 
 
-def show_units(found: Sequence[RegionUnits], *, selected: bool) -> None:
-    """Show dead letters, one row for each group, topic, key state and reason. `selected`: the units of a dry run."""
+def show_units(found: Sequence[RegionUnits], *, effect: str = "") -> None:
+    """Show dead letters, one row for each group, topic, key state and reason. `effect` describes a dry run."""
     keys: Counter[tuple[str, ...]] = Counter()
     records: Counter[tuple[str, ...]] = Counter()
     first: dict[tuple[str, ...], str] = {}
     for region, units, _ in found:
         for unit in units:
-            state = "parked" if unit.parked is not None else "single"
+            state = "parked" if unit.letters[0].in_chain else "single"
             reason = console_output.clean(unit.reason, _LONGEST_REASON)
             row = (region, unit.group.removeprefix("piepowder-"), unit.lane.topic, state, reason)
             keys[row] += 1
             records[row] += len(unit.letters)
             first.setdefault(row, _key(unit.lane.key))
-    if unknown := sum(one.unknown for one in found):
-        console_output.show(f"{unknown:,} records of the dead-letter topics do not name a dead-lettered record.")
+    for region, _, counts in found:
+        console_output.show(f"Dead letters in {region}: {counts}.")
     if not keys:
-        console_output.show("No dead letter matches." if selected else "There are no dead letters.", "green")
+        console_output.show("No dead letter matches." if effect else "There are no open dead letters.", "green")
         return
     table = console_output.table("region", "group", "topic", "", "reason", "first key", "keys", "records", right=2)
     for cells, count in keys.most_common(_ROWS):
         table.add_row(*map(Text, cells), Text(first[cells]), f"{count:,}", f"{records[cells]:,}")
     console_output.console.print(table)
     if len(keys) > _ROWS:
-        console_output.show(f"{len(keys) - _ROWS:,} more rows; narrow the list with --group, --key or --reason.")
-    if selected:
-        console_output.show(f"{records.total():,} records would be replayed; nothing was changed.")
+        console_output.show(
+            f"{len(keys) - _ROWS:,} more rows; narrow the list with --group, --topic, --key or --reason."
+        )
+    if effect:
+        console_output.show(f"{effect}; nothing was changed.")
     else:
-        console_output.show("To replay them, give --key, --reason or --all; --dry-run shows the selection.")
+        console_output.show("To replay them, give --id, --key, --reason or --all; --dry-run shows the selection.")
+        console_output.show('To close junk for good, add --discard --why "the reason".')
+
+
+def describe_effect(units: Sequence[ReplayUnit], request: DiscardRequest | None) -> str:
+    """What a replay or a discard of units would do."""
+    records = sum(len(unit.letters) for unit in units)
+    if request is None:
+        return f"{records:,} records would be replayed"
+    discarded = records if request.with_waiting else len(units)
+    return f"{discarded:,} dead letters would be discarded, and {records - discarded:,} records behind them replayed"
 
 
 def show_result(result: ReplayResult, wait: float) -> None:
     """Show the result as sentences."""
     if result == ReplayResult():
-        console_output.show("No dead letter matches, so nothing was replayed.")
+        console_output.show("No dead letter matches, so nothing was changed.")
         return
-    console_output.show(f"Handled: {result.handled:,}.", "green" if result.complete else "")
+    if result.discarded:
+        console_output.show(f"Discarded: {result.discarded:,}.", "green" if result.complete else "")
+    if result.handled or not result.discarded:
+        console_output.show(f"Handled: {result.handled:,}.", "green" if result.complete else "")
     if result.kept:
         console_output.show(f"Kept among the dead letters: {result.kept:,}.")
     for unit, reason in result.blocked[:_ROWS]:
-        console_output.show(f"Not replayed: {unit.letters[0].id} for {unit.group}: {reason}.", "yellow")
+        console_output.show(f"Not changed: {unit.letters[0].id} for {unit.group}: {reason}.", "yellow")
     if result.failed:
         console_output.show(f"Dead-lettered again: {len(result.failed):,}.", "yellow")
     for letter in result.failed[:_ROWS]:
@@ -322,13 +431,18 @@ def show_result(result: ReplayResult, wait: float) -> None:
         )
 
 
-async def find(bootstrap: str, regions: Sequence[str], selection: ReplayFilter) -> list[RegionUnits]:
-    """The dead letters that a filter selects, by region."""
+async def find(
+    bootstrap: str, regions: Sequence[str], selection: ReplayFilter, *, only_first: bool = False
+) -> list[RegionUnits]:
+    """The dead letters that a filter selects, by region; with `only_first`, by the first letter of each unit."""
     found = []
     for region in regions:
         async with RegionReplay(bootstrap, region) as cell:
             await cell.catch_up()
-            found.append(RegionUnits(region, cell.selected(selection), cell.dead.unknown))
+            units = cell.selected(selection)
+            if only_first:
+                units = [unit for unit in units if selection.matches_first(unit, region)]
+            found.append(RegionUnits(region, units, cell.dead.counts()))
     return found
 
 
@@ -344,6 +458,18 @@ async def replay(
             letters = sum(len(unit.letters) for unit in selected)
             with counting(f"Replaying in {region}", "handled", total=letters) as count:
                 total.add(await cell.replay(selected, leave=leave, wait=wait, report=count))
+    return total
+
+
+async def discard(
+    bootstrap: str, regions: Sequence[str], selection: ReplayFilter, request: DiscardRequest, *, wait: float
+) -> ReplayResult:
+    """Discard the dead letters that a filter selects, region by region."""
+    total = ReplayResult()
+    for region in regions:
+        async with RegionReplay(bootstrap, region) as cell:
+            await cell.catch_up()
+            total.add(await cell.discard(selection, request, wait=wait))
     return total
 
 

@@ -12,14 +12,17 @@ from rich.text import Text
 from piepowder import console_output
 from piepowder.case_display import due_in
 from piepowder.client import Api
-from piepowder.hints import runnable
+from piepowder.dead_letters import DeadLetterCounts, RegionDeadLetters
+from piepowder.hints import command, runnable
 from piepowder.profile import Profile
-from piepowder.topic_reading import new_consumer
+from piepowder.topic_reading import new_consumer, read_to_end
 from shared.contracts import topics
 from shared.kafka.closing import close
 from shared.runtime.clock import SystemClock
 
 _TIMEOUT: Final = 2.0
+_COUNT_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 0.3  # closing a client takes seconds while its broker does not respond
 _SILENT: Final = "does not respond"
 _clock = SystemClock()
 
@@ -54,7 +57,8 @@ async def status(api: Api) -> tuple[list[RenderableType], bool]:
             decided.add_row(region, who, f"{made.get('approve', 0):,}", f"{made.get('reject', 0):,}")
         in_region = intake.get("regions", {}).get(region)
         of_items = "?" if in_region is None else ", ".join(f"{n:,} {name}" for name, n in sorted(in_region.items()))
-        items.add_row(region, "?" if letters is None else f"{letters[region]:,}", of_items or "none yet")
+        of_letters = (letters or {}).get(region)
+        items.add_row(region, "?" if of_letters is None else str(of_letters), of_items or "none yet")
     processes = _process_table(profile, states, kafka_responds=letters is not None)
     parts: list[RenderableType] = [processes, "", queues, "", decided, "", items]
     if (lag := intake.get("projection", {}).get("lag_seconds")) is not None:
@@ -63,6 +67,8 @@ async def status(api: Api) -> tuple[list[RenderableType], bool]:
         for group, stopped in ((found or {}).get("stopped") or {}).items():
             for topic, why in stopped.items():
                 parts.append(Text(runnable(f"{name}: {group} stopped reading {topic}. {why}"), "yellow"))
+    if letters == {} and profile.regions:
+        parts.append(f"There are too many dead letters to count here: {command('replay')} counts them.")
     if not profile.kafka:
         parts.append("Dead letters are not counted: the profile does not give `kafka`.")
     if silent := [name for name, found in (totals | listings).items() if found is None]:
@@ -70,25 +76,31 @@ async def status(api: Api) -> tuple[list[RenderableType], bool]:
     return parts, not any(states.values())
 
 
-async def dead_letter_counts(bootstrap: str, regions: Sequence[str], *, seconds: float) -> dict[str, int] | None:
-    """The number of records on each region's dead-letter topic; None when Kafka does not respond within `seconds`."""
+async def dead_letter_counts(
+    bootstrap: str, regions: Sequence[str], *, seconds: float, count_seconds: float = _COUNT_SECONDS
+) -> dict[str, DeadLetterCounts] | None:
+    """The numbers of each region's dead letters; None when Kafka does not respond within `seconds`.
+
+    Empty when the topics cannot be read to their end within another `count_seconds`: a part would be a wrong number.
+    """
     if not bootstrap:
         return None
-    region_of = {topics.deadletters(region): region for region in regions}
-    consumer = new_consumer(bootstrap, "piepowder-command", *region_of)
+    found = {topics.deadletters(region): RegionDeadLetters() for region in regions}
+    consumer = new_consumer(bootstrap, "piepowder-command", *found)
+    has_responded = False
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as limit:
             await consumer.start()
-            partitions = consumer.assignment()
-            first, end = await asyncio.gather(consumer.beginning_offsets(partitions), consumer.end_offsets(partitions))
+            await consumer.end_offsets(consumer.assignment())
+            has_responded = True
+            limit.reschedule(asyncio.get_running_loop().time() + count_seconds)
+            async for record in read_to_end(consumer):
+                found[record.topic].add_letter(record)
     except (KafkaError, OSError, TimeoutError):
-        return None
+        return {} if has_responded else None
     finally:
-        await close(consumer)
-    counts = dict.fromkeys(regions, 0)
-    for partition in partitions:
-        counts[region_of[partition.topic]] += end[partition] - first[partition]
-    return counts
+        await asyncio.wait([asyncio.ensure_future(close(consumer))], timeout=_CLOSE_SECONDS)
+    return {region: found[topics.deadletters(region)].counts() for region in regions}
 
 
 def _services(profile: Profile) -> dict[str, str]:

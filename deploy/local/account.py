@@ -36,14 +36,18 @@ async def audit_counts_of(api: Api, regions: Sequence[str]) -> dict[str, AuditCo
     return {total["region"]: audit_counts(total) for total in totals}
 
 
-def show_account(result: Account) -> None:
-    """Show the missing items, the doubles and the gaps; then the account in one line."""
+def show_account(result: Account, *, has_submitted: bool) -> None:
+    """Show the missing items, the doubles and the gaps; then the account in one line. `has_submitted`: lines were
+    submitted, whether or not any was accepted."""
     for item, reason in itertools.islice(result.missing.items(), _SHOWN):
         console_output.show(f"  missing: item {item.item_id} in {item.region}: {reason}", "red")
     for sentence in (*result.doubles[:_SHOWN], *result.gaps):
         console_output.show(f"  {sentence}", "red")
     audit = "" if result.gaps else f"; all {result.events:,} events of the topics are in the audit logs once"
-    console_output.show(f"Account: {result.proof()}{audit}.", "bold green" if result.holds else "bold red")
+    is_empty = "no submitted item was accepted" if has_submitted else "nothing was submitted from here"
+    console_output.show(
+        f"Account: {result.proof(is_empty=is_empty)}{audit}.", "bold green" if result.holds else "bold red"
+    )
 
 
 def queue_table(result: Account) -> Table:

@@ -3,6 +3,9 @@
 The journal has the items that intake accepted (202). The topics, read from their first offset, have the outcomes. The
 size of the audit log shows whether each event was recorded once. In each of its regions, an accepted item has exactly
 one outcome, or it is missing. The account does not trust a service's own counts of its work.
+
+An item counts once in each of its regions, however often it was posted: after a 503, in another line, or by a second
+submission of the file. Dead letters are those of `piepowder.dead_letters`.
 """
 
 from collections import Counter, defaultdict
@@ -12,11 +15,15 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from deploy.services import SERVICES
+from piepowder.dead_letters import DeadLetterCounts, OpenLetter, RegionDeadLetters
 from piepowder.submit import RegionItem
 from shared.contracts import ids
 from shared.contracts.envelope import Event, RecordId
 from shared.contracts.events import (
+    CASE_OPENED,
+    CASE_WITHDRAWN,
     ITEM_SUBMITTED,
+    ITEM_WITHDRAWN,
     CaseClosed,
     CaseOpened,
     CaseSuperseded,
@@ -26,12 +33,14 @@ from shared.contracts.events import (
     access,
     control,
 )
+from shared.kafka.records import RawRecord
 
 POLICY_VERDICTS: Final = ("approve", "reject")
-_GROUPS_THAT_STOP_AN_ITEM: Final = tuple(
-    f"piepowder-{service.name}-" for service in SERVICES if {"cases", "decisions"} & {*service.writes}
-)
-"""The groups of the services that open or decide cases: without their step, the item has no outcome."""
+_STEPS: Final = {"cases": (ITEM_SUBMITTED, ITEM_WITHDRAWN), "decisions": (CASE_OPENED, CASE_WITHDRAWN)}
+_STEP_OF_GROUP: Final = {
+    f"piepowder-{service.name}-": _STEPS[n] for service in SERVICES for n in service.writes if n in _STEPS
+}
+"""By the prefix of a group: the types of the records without which an item, or its withdrawal, has no outcome."""
 
 
 class ItemOutcome(StrEnum):
@@ -44,6 +53,7 @@ class ItemOutcome(StrEnum):
     WITHDRAWN = "withdrawn"
     PARKED = "parked"
     DEAD_LETTERED = "dead-lettered"
+    DISCARDED = "discarded"
     MISSING = "missing"
 
 
@@ -75,6 +85,7 @@ def _entities(contract: ModuleType) -> tuple[str, ...]:
 class Account(NamedTuple):
     """The result of an account.
 
+    `items`: the number of different accepted items. `total`: the same, with each item counted in each of its regions.
     `by_queue`: the outcomes' counts, by region and queue.
     `by_people`: the items that reviewers decided.
     `missing`: the last trace of each missing item.
@@ -83,6 +94,7 @@ class Account(NamedTuple):
     `repeats`: the number of repeated events, which are allowed.
     """
 
+    items: int
     total: int
     outcomes: Mapping[ItemOutcome, int]
     by_queue: Mapping[tuple[str, str], Mapping[ItemOutcome, int]]
@@ -104,19 +116,21 @@ class Account(NamedTuple):
         """True if all events have arrived in the topics and the audit logs."""
         return not (self.missing or self.gaps)
 
-    def proof(self) -> str:
-        """The account in one line."""
+    def proof(self, *, is_empty: str = "nothing was submitted from here") -> str:
+        """The account in one line. `is_empty` is the text for no accepted item."""
+        faults = f"{len(self.missing)} MISSING, {len(self.doubles)} doubled, {len(self.gaps)} audit gap(s)"
+        if not self.total:
+            return is_empty if self.holds else f"{is_empty}; {faults}"
         parts = " + ".join(
             f"{self.outcomes.get(outcome, 0):,} {outcome}"
             for outcome in ItemOutcome
             if outcome is not ItemOutcome.MISSING
         )
-        verdict = (
-            "every accepted item is accounted for"
-            if self.holds
-            else f"{len(self.missing)} MISSING, {len(self.doubles)} doubled, {len(self.gaps)} audit gap(s)"
+        verdict = "every accepted item is accounted for" if self.holds else faults
+        return (
+            f"{self.items:,} items accepted, {self.total:,} by region = {parts}"
+            f" + {len(self.missing):,} missing: {verdict}"
         )
-        return f"{self.total:,} accepted = {parts} + {len(self.missing):,} missing: {verdict}"
 
 
 class _Case(NamedTuple):
@@ -135,10 +149,7 @@ class _RegionState:
         self.withdrawn: set[str] = set()
         self.closed: dict[str, RecordId] = {}
         self.complete = True
-        # Open dead letters: the id of the item's first event, by group and record
-        self.letters: dict[tuple[str, RecordId], str | None] = {}
-        # Dead letters that stop an item, by the id of its first event: whether their key is parked
-        self.stopped: defaultdict[str, dict[tuple[str, RecordId], bool]] = defaultdict(dict)
+        self.letters = RegionDeadLetters()
 
 
 class Ledger:
@@ -185,21 +196,9 @@ class Ledger:
         """Add an event of the control topic, which every region's audit log has."""
         self._control.add(event_id)
 
-    def add_dead_letter(
-        self, region: str, correlation_id: str | None, group: str, record: RecordId, *, parked: bool = False
-    ) -> None:
-        """Add a dead letter: the item's first event, the group, the original record, and whether its key is parked."""
-        seen = self._regions[region]
-        seen.letters[group, record] = correlation_id
-        if correlation_id is not None and group.startswith(_GROUPS_THAT_STOP_AN_ITEM):
-            seen.stopped[correlation_id][group, record] = parked
-
-    def add_receipt(self, region: str, group: str, record: RecordId) -> None:
-        """Add a dead letter's receipt: the record is not dead-lettered any more."""
-        seen = self._regions[region]
-        correlation_id = seen.letters.pop((group, record), None)
-        if correlation_id is not None:
-            seen.stopped[correlation_id].pop((group, record), None)
+    def add_letter(self, region: str, record: RawRecord) -> None:
+        """Add a record of a region's topic of dead letters."""
+        self._regions[region].letters.add_letter(record)
 
     @property
     def decided(self) -> int:
@@ -207,9 +206,17 @@ class Ledger:
         return sum(len(seen.decisions) for seen in self._regions.values())
 
     @property
-    def dead_letters(self) -> Mapping[str, int]:
-        """The number of open dead letters by region."""
-        return {region: len(seen.letters) for region, seen in self._regions.items()}
+    def dead_letters(self) -> Mapping[str, DeadLetterCounts]:
+        """The numbers of dead letters by region."""
+        return {region: seen.letters.counts() for region, seen in self._regions.items()}
+
+    def submitted(self) -> set[RegionItem]:
+        """The items of the submissions and cases so far."""
+        return {
+            RegionItem(item_id, region)
+            for region, seen in self._regions.items()
+            for item_id in (*seen.submitted, *seen.cases)
+        }
 
     def has_ended(self, region: str, case_id: str) -> bool:
         """True if a case was decided, superseded or withdrawn, according to the events so far."""
@@ -218,7 +225,11 @@ class Ledger:
 
     def waiting(self, accepted: Iterable[RegionItem]) -> Iterator[RegionItem]:
         """The accepted items whose case waits for a reviewer, according to the events so far."""
-        return (pair for pair in accepted if _outcome(pair, self._regions[pair.region])[0] is ItemOutcome.OPEN)
+        stops = {region: _Stops(seen.letters) for region, seen in self._regions.items()}
+        for pair in accepted:
+            seen = self._regions[pair.region]
+            if _outcome(pair, seen, stops.get(pair.region, _NO_STOPS))[0] is ItemOutcome.OPEN:
+                yield pair
 
     def account(self, accepted: Iterable[RegionItem], audits: Mapping[str, AuditCounts]) -> Account:
         """Compare the accepted items (each counts once) and the audit logs' counts by region with the events so far."""
@@ -229,9 +240,10 @@ class Ledger:
         missing: dict[RegionItem, str] = {}
         doubles = list(self._doubles)
         pairs = set(accepted)
+        stops = {region: _Stops(seen.letters) for region, seen in self._regions.items()}
         for pair in pairs:
             seen = self._regions[pair.region]
-            outcome, why = _outcome(pair, seen)
+            outcome, why = _outcome(pair, seen, stops.get(pair.region, _NO_STOPS))
             outcomes[outcome] += 1
             if outcome is ItemOutcome.BY_PEOPLE:
                 by_people.add(pair)
@@ -265,6 +277,7 @@ class Ledger:
                 gaps.append(f"{log} has {audit.control:,} entries of control, the topic {published:,} distinct events")
         events = len(self._control) + sum(len(seen.events) for seen in self._regions.values())
         return Account(
+            items=len({pair.item_id for pair in pairs}),
             total=len(pairs),
             outcomes=outcomes,
             by_queue=dict(by_queue),
@@ -286,7 +299,38 @@ class Ledger:
             )
 
 
-def _outcome(pair: RegionItem, seen: _RegionState) -> tuple[ItemOutcome, str]:
+class _Stops:
+    """The dead letters that stop items, by the type of the record and the id of the item's first event.
+
+    `parked`: open ones, and whether their key is parked. `discarded`: those that an operator discarded.
+    """
+
+    def __init__(self, letters: RegionDeadLetters) -> None:
+        self.parked: dict[tuple[str, str], bool] = {}
+        for letter in letters.open.values():
+            if _is_a_step(letter):
+                place = letter.event_type, letter.correlation_id
+                self.parked[place] = letter.in_chain or self.parked.get(place, False)
+        self.discarded = {
+            (each.letter.event_type, each.letter.correlation_id)
+            for each in letters.discarded.values()
+            if _is_a_step(each.letter)
+        }
+
+    def has(self, event_type: str, first_event: str) -> bool:
+        return (event_type, first_event) in self.parked or (event_type, first_event) in self.discarded
+
+
+_NO_STOPS: Final = _Stops(RegionDeadLetters())
+
+
+def _is_a_step(letter: OpenLetter) -> bool:
+    return any(
+        letter.id.group.startswith(prefix) and letter.event_type in types for prefix, types in _STEP_OF_GROUP.items()
+    )
+
+
+def _outcome(pair: RegionItem, seen: _RegionState, stops: _Stops) -> tuple[ItemOutcome, str]:
     """The outcome of an item; for a missing item, also its last trace."""
     case = seen.cases.get(pair.item_id)
     if case is not None:
@@ -297,12 +341,17 @@ def _outcome(pair: RegionItem, seen: _RegionState) -> tuple[ItemOutcome, str]:
             return ItemOutcome.SUPERSEDED, ""
         if case.case_id in seen.closed:
             return ItemOutcome.WITHDRAWN, ""
-    if letters := seen.stopped.get(ids.event_id(pair.item_id, ITEM_SUBMITTED, pair.region)):
-        return ItemOutcome.PARKED if any(letters.values()) else ItemOutcome.DEAD_LETTERED, ""
+    first_event = ids.event_id(pair.item_id, ITEM_SUBMITTED, pair.region)
+    step = ITEM_SUBMITTED if case is None else CASE_OPENED
+    if (is_parked := stops.parked.get((step, first_event))) is not None:
+        return ItemOutcome.PARKED if is_parked else ItemOutcome.DEAD_LETTERED, ""
+    if (step, first_event) in stops.discarded:
+        return ItemOutcome.DISCARDED, ""
     if case is None:
         return ItemOutcome.MISSING, "no case was opened" if pair.item_id in seen.submitted else "it is not in the topic"
     if case.verdict in POLICY_VERDICTS:
         return ItemOutcome.MISSING, f"its case {case.case_id} has the verdict {case.verdict} and no decision"
-    if pair.item_id in seen.withdrawn:
+    is_stopped = stops.has(ITEM_WITHDRAWN, first_event) or stops.has(CASE_WITHDRAWN, first_event)
+    if pair.item_id in seen.withdrawn and not is_stopped:
         return ItemOutcome.MISSING, f"it was withdrawn, and its case {case.case_id} was neither closed nor decided"
     return ItemOutcome.OPEN, ""

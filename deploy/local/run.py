@@ -3,7 +3,8 @@ the accepted items with Kafka's topics and the audit logs, without trust in the 
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from deploy.local.topic_reader import TopicReader
 from deploy.local.up import RunningSystem, advice
 from piepowder import console_output, timeline
 from piepowder.client import Api
+from piepowder.dead_letters import DeadLetterCounts
 from piepowder.imports import preview
 from piepowder.imports.listing_import import ListingImport
 from piepowder.imports.options import FileOptions
@@ -25,7 +27,7 @@ from piepowder.profile import read_local
 from piepowder.progress import ProgressReport, counting
 from piepowder.simulation import TRUTH, Simulation, read_truth, summary
 from piepowder.submission_files import SubmissionFiles, open_listings, read_journal, show_refusals, submit_listings
-from piepowder.submit import Tally
+from piepowder.submit import RegionItem, Tally
 from piepowder.withdraw import withdraw
 from shared.runtime.clock import SystemClock
 from shared.runtime.private_files import make_private_folder, open_private
@@ -56,7 +58,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobResult(msgspec.Struct, frozen=True):
-    """The result; `first_decision`, `submitted` and `settled` are seconds since the start of the submission."""
+    """The result; `first_decision`, `submitted` and `settled` are seconds since the start of the submission.
+
+    `new`: the accepted items that were not in the topics before.
+    """
 
     tally: Tally
     files: SubmissionFiles
@@ -64,7 +69,8 @@ class JobResult(msgspec.Struct, frozen=True):
     first_decision: float | None
     submitted: float
     settled: float
-    dead_letters: Mapping[str, int]
+    dead_letters: Mapping[str, DeadLetterCounts]
+    new: frozenset[RegionItem]
 
 
 def write_sample(folder: Path, count: int, seed: int) -> str:
@@ -161,7 +167,7 @@ class _Work:
         job = self._job
         try:
             await self._reader.catch_up()
-            before, self._started = self._ledger.decided, _clock.monotonic()
+            before, known, self._started = self._ledger.decided, self._ledger.submitted(), _clock.monotonic()
             crew = Simulation(
                 api=self._api,
                 regions=self._regions,
@@ -194,7 +200,14 @@ class _Work:
                 self._reviewed.set()
             account = await self._wait_settled(tally)
             return JobResult(
-                tally, files, account, self._first_decision, submitted, self._elapsed(), self._ledger.dead_letters
+                tally,
+                files,
+                account,
+                self._first_decision,
+                submitted,
+                self._elapsed(),
+                self._ledger.dead_letters,
+                frozenset(tally.items - known),
             )
         finally:
             await self._reader.close()
@@ -267,12 +280,8 @@ async def show(result: JobResult, api: Api) -> None:
     """Show the summary."""
     tally, account = result.tally, result.account
     console_output.show()
-    counts = ", ".join(f"{count:,} in {region}" for region, count in sorted(tally.regions.items())) or "none"
-    items = len({item.item_id for item in tally.items})
     console_output.show("What happened", "bold")
-    console_output.show(
-        f"Accepted {tally.accepted:,} lines: {items:,} different items, {len(tally.items):,} cases to open ({counts})"
-    )
+    console_output.show(f"Accepted {tally.accepted:,} lines: {describe_items(tally.items, result.new)}")
     console_output.show(f"Refused  {tally.refused:,} lines")
     show_refusals(tally, result.files.report)
     console_output.show()
@@ -284,11 +293,12 @@ async def show(result: JobResult, api: Api) -> None:
     others = (ItemOutcome.SUPERSEDED, ItemOutcome.WITHDRAWN)
     ended = " ".join(f"{outcome.capitalize()}: {account.outcomes[outcome]:,}." for outcome in others)
     console_output.show(f"Still open: {account.outcomes[ItemOutcome.OPEN]:,}. {ended}")
-    letters = ", ".join(f"{count:,} in {region}" for region, count in sorted(result.dead_letters.items()) if count)
+    outcomes = (ItemOutcome.PARKED, ItemOutcome.DEAD_LETTERED, ItemOutcome.DISCARDED)
     console_output.show(
-        f"Parked: {account.outcomes[ItemOutcome.PARKED]:,} items."
-        f" Dead-lettered: {account.outcomes[ItemOutcome.DEAD_LETTERED]:,} items (dead letters: {letters or 'none'})"
+        " ".join(f"{outcome.capitalize()}: {account.outcomes[outcome]:,} items." for outcome in outcomes)
     )
+    for region, counts in sorted(result.dead_letters.items()):
+        console_output.show(f"Dead letters in {region}: {counts}.")
     first = (
         "no new decision" if result.first_decision is None else f"first decision after {result.first_decision:.1f} s"
     )
@@ -301,7 +311,20 @@ async def show(result: JobResult, api: Api) -> None:
         for tree in await timeline.timeline(api, subject, api.profile.regions):
             console_output.console.print(tree)
     console_output.show()
-    show_account(account)
+    show_account(account, has_submitted=bool(tally.accepted or tally.refused))
+
+
+def describe_items(items: Collection[RegionItem], new: Collection[RegionItem]) -> str:
+    """The number of different items, and of the cases that they open: one in each region of an item.
+
+    An item that was submitted before, as `new` does not have it, opens no case.
+    """
+    by_region = Counter(item.region for item in new)
+    regions = ", ".join(f"{count:,} in {region}" for region, count in sorted(by_region.items()))
+    different = len({item.item_id for item in items})
+    repeated = different - len({item.item_id for item in new})
+    before = f" ({repeated:,} submitted before)" if repeated else ""
+    return f"{different:,} different items{before}, {len(new):,} new cases{f' ({regions})' if regions else ''}"
 
 
 def _example_subject(account: Account, journal: Path) -> str | None:

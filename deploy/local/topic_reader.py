@@ -13,7 +13,6 @@ from piepowder.topic_reading import new_consumer, read_to_end
 from shared.contracts import topics
 from shared.contracts.envelope import RecordId, decode, decode_any
 from shared.kafka.closing import close
-from shared.kafka.parking import REPLAY_HEADER
 from shared.runtime.errors import Poison
 from shared.runtime.user_errors import UserError, cause
 
@@ -64,7 +63,7 @@ class TopicReader:
         record_id = RecordId(record.topic, record.partition, record.offset)
         region = self._region_of.get(record.topic)
         if record.topic in self._dead and region is not None:
-            self._add_letter(region, {name: value or b"" for name, value in record.headers}, record_id)
+            self.ledger.add_letter(region, record)
             return
         try:
             if region is None:
@@ -73,17 +72,6 @@ class TopicReader:
                 self.ledger.add(region, decode(record.headers, record.key, record.value, region=region), record_id)
         except Poison:
             self._add_undecodable(region, record, record_id)
-
-    def _add_letter(self, region: str, headers: dict[str, bytes], stored: RecordId) -> None:
-        group, correlation = headers.get("dl_group", b"").decode(errors="replace"), headers.get("ce_correlationid")
-        topic, partition, offset = (headers.get(f"dl_{name}", b"") for name in ("topic", "partition", "offset"))
-        known = partition.isdigit() and offset.isdigit()
-        record = RecordId(topic.decode(errors="replace"), int(partition), int(offset)) if known else stored
-        if "dl_returned" in headers:
-            self.ledger.add_receipt(region, group, record)
-        elif REPLAY_HEADER not in headers:
-            item = None if correlation is None else correlation.decode(errors="replace")
-            self.ledger.add_dead_letter(region, item, group, record, parked="dl_parked" in headers)
 
     def _add_undecodable(self, region: str | None, record: ConsumerRecord[Any, Any], record_id: RecordId) -> None:
         """Add an event of a newer version, which the audit log has too; any other record is dead-lettered there."""

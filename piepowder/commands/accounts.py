@@ -25,5 +25,5 @@ def account(
     journals = journal or submission_files.journals(connection.folder)
     result = connection.run(lambda api: local_account.account(api, journals))
     console_output.show(f"Journals: {', '.join(map(str, journals)) or 'none'}")
-    local_account.show_account(result)
+    local_account.show_account(result, has_submitted=bool(journals))
     raise typer.Exit(0 if result.holds else 1)

@@ -172,6 +172,7 @@ async def events(
                         "time": "2026-05-01T09:30:01.000Z",
                         "event_id": None,
                         "subject": "shop:product:B07/XL",
+                        "discarded": {"by": "ops", "why": "a test client", "time": "2026-05-02T08:00:00.000Z"},
                     }
                 ],
                 "next": None,

@@ -24,6 +24,7 @@ from shared.contracts.events import (
     APPEAL_SUBMITTED,
     CASE_OPENED,
     CASE_WITHDRAWN,
+    DEADLETTER_DISCARDED,
     ITEM_SUBMITTED,
     ITEM_WITHDRAWN,
     LOSS_ACCEPTED,
@@ -54,6 +55,7 @@ _NOT_COMPARED: Final[Mapping[str, frozenset[str]]] = {
     CASE_OPENED: frozenset({"received_at", "due_at", "client", "requested_at"}),
     CASE_WITHDRAWN: frozenset({"withdrawn_at"}),
     LOSS_ACCEPTED: frozenset({"by", "note"}),
+    DEADLETTER_DISCARDED: frozenset({"by", "why", "reason"}),
 }
 _FROM_THE_CLIENT: Final[Mapping[str, tuple[str, ...]]] = {
     ITEM_SUBMITTED: ("item",),
@@ -110,6 +112,17 @@ class LoggedDeadLetter(NamedTuple):
     content: bytes | None = None
 
 
+class LoggedDiscard(NamedTuple):
+    """The closure of a dead letter by an operator: `by` is the account's name, `why` the reason."""
+
+    source: RecordId
+    group: str
+    content: bytes
+    by: str
+    why: str
+    time: str
+
+
 Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 """A number in a cursor: checked when the cursor is decoded."""
 
@@ -139,12 +152,13 @@ class Conflict(msgspec.Struct, frozen=True, gc=False):
 
 class AppendResult(NamedTuple):
     """The head after an append, the number of new events by topic, the number of repeated events, and the number of
-    conflicts by reason. Conflicts are new events, too."""
+    conflicts by reason. Conflicts are new events, too. `discarded`: the number of newly discarded dead letters."""
 
     head: LogHead
     by_topic: dict[str, int]
     repeats: int
     conflicts: Mapping[str, int] = MappingProxyType({})
+    discarded: int = 0
 
 
 class LogPosition(NamedTuple):
@@ -204,6 +218,18 @@ def parse_dead_letter(
         subject=subject if subject is not None and len(subject) <= _MAX_SUBJECT else None,
         content=content,
     )
+
+
+def parse_discard(
+    source: RecordId, headers: Sequence[tuple[str, bytes]], timestamp_ms: int, content: bytes
+) -> LoggedDiscard | None:
+    """Parse a closing dead letter; None if it does not name the dead letter that it closes."""
+    found = dict(headers)
+    letter = parse_dead_letter(source, headers, None, timestamp_ms)
+    if letter.source == source or not letter.group:
+        return None
+    by, why = (_text(found.get(name), _MAX_TEXT) or "" for name in ("dl_by", "dl_discarded"))
+    return LoggedDiscard(letter.source, letter.group, content, by, why, letter.time)
 
 
 def conflict(first: LoggedEvent, other: LoggedEvent) -> Conflict | None:

@@ -11,6 +11,7 @@ from services.audit.domain import (
     CONFLICT_REASONS,
     AppendResult,
     LoggedDeadLetter,
+    LoggedDiscard,
     LoggedEvent,
     LogHead,
     LogPosition,
@@ -19,6 +20,7 @@ from services.audit.domain import (
     in_causal_order,
     page,
     parse_dead_letter,
+    parse_discard,
     parse_event,
 )
 from services.audit.views import EntryView
@@ -31,7 +33,7 @@ from shared.kafka.written_letters import digest
 
 log = logging.getLogger(__name__)
 
-ParsedRecord: TypeAlias = LoggedEvent | LoggedDeadLetter | None
+ParsedRecord: TypeAlias = LoggedEvent | LoggedDeadLetter | LoggedDiscard | None
 
 WINDOW: Final = 10_000  # entries of a subject that are put into causal order together
 PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -41,7 +43,11 @@ class EntryWriter(Protocol):
     """The log, for appending."""
 
     async def append(
-        self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter], moves: Moves = NO_MOVES
+        self,
+        logged: Sequence[LoggedEvent],
+        letters: Sequence[LoggedDeadLetter],
+        moves: Moves = NO_MOVES,
+        discards: Sequence[LoggedDiscard] = (),
     ) -> AppendResult: ...
 
 
@@ -74,13 +80,16 @@ class AppendRecords:
     def decode(self, record: RawRecord) -> ParsedRecord:
         """Parse a record; raises Poison if it is not an event of the region.
 
-        None for the receipt of a replayed dead letter (`dl_returned`): the replayed event itself is logged.
+        None for the receipt of a replayed dead letter (`dl_returned`): the replayed event itself is logged. A closing
+        dead letter (`dl_discarded`) is a discard; its event is logged, too.
         """
         source = RecordId(record.topic, record.partition, record.offset)
         if record.topic == self._deadletters:
             if any(name == "dl_returned" for name, _ in record.headers):
                 return None
             content = digest(record.key, record.value, original_headers(record.headers))
+            if any(name == "dl_discarded" for name, _ in record.headers):
+                return parse_discard(source, record.headers, record.timestamp, content)
             return parse_dead_letter(source, record.headers, record.key, record.timestamp, content)
         region = GLOBAL if record.topic == topics.CONTROL else self._region
         return parse_event(source, record.headers, record.key, record.value, region=region)
@@ -89,16 +98,21 @@ class AppendRecords:
         """Append the new entries of a batch, all or nothing; raises Transient while PostgreSQL does not respond."""
         logged: list[LoggedEvent] = []
         letters: list[LoggedDeadLetter] = []
+        discards: list[LoggedDiscard] = []
         for received in batch:
             message = received.message
             if isinstance(message, LoggedEvent):
                 logged.append(message)
+            elif isinstance(message, LoggedDiscard):
+                discards.append(message)
             elif message is not None:
                 letters.append(message)
-        appended = await self._store.append(logged, letters, moves)
+        appended = await self._store.append(logged, letters, moves, discards)
         for topic, n in appended.by_topic.items():
             metrics.AUDITED.labels(self._region, topic).inc(n)
         metrics.AUDIT_REPEATS.labels(self._region).inc(appended.repeats)
+        if appended.discarded:
+            metrics.AUDIT_DISCARDED.labels(self._region).inc(appended.discarded)
         for reason, n in appended.conflicts.items():
             metrics.AUDIT_CONFLICTS.labels(self._region, reason).inc(n)
             log.error("events have the ids of others and other values", extra={"reason": reason, "events": n})

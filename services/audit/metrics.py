@@ -12,4 +12,7 @@ AUDIT_CONFLICTS: Final = Counter(
     " of a service",
     ["region", "reason"],
 )
+AUDIT_DISCARDED: Final = Counter(
+    "piepowder_audit_discarded_deadletters_total", "Dead letters that an operator discarded", ["region"]
+)
 AUDIT_SIZE: Final = Gauge("piepowder_audit_log_size", "Events in the log", ["region"])

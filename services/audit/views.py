@@ -25,8 +25,17 @@ class EntryView(msgspec.Struct, frozen=True, kw_only=True):
     data: msgspec.Raw
 
 
+class DiscardView(msgspec.Struct, frozen=True):
+    """The closure of a dead letter by an operator: the account's name, the reason and the time."""
+
+    by: str
+    why: str
+    time: str
+
+
 class DeadLetterView(msgspec.Struct, frozen=True):
-    """A dead letter; `n` is its number among the dead letters of the log."""
+    """A dead letter; `n` is its number among the dead letters of the log. `discarded` is null unless an operator closed
+    it."""
 
     n: int
     topic: str
@@ -38,6 +47,7 @@ class DeadLetterView(msgspec.Struct, frozen=True):
     time: str
     event_id: str | None
     subject: str | None
+    discarded: DiscardView | None = None
 
 
 class TimelineView(msgspec.Struct, frozen=True):

@@ -40,6 +40,11 @@ def parked(region: str) -> str:
     return f"piepowder.parked.{region}"
 
 
+def region_of(topic: str) -> str:
+    """The region in the name of a regional topic."""
+    return topic.split(".", 2)[2]
+
+
 REGIONAL: Final = (submissions, cases, decisions, requests, access, deadletters, parked)
 
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.http import health, openapi
+from shared.http import docs_page, health, openapi
 from shared.http.input_errors import rejection
 from shared.http.measurement import CALLER, FAST_PATH, CallObserver, Measured, measure, rate_limit_fields, route_of
 from shared.http.problems import DEFECT, UNAVAILABLE, Problem, problem_of, unavailable
@@ -41,7 +41,7 @@ class ServiceApp(FastAPI):
 
 
 def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
-    """An application with `/healthz`, `/readyz`, `/metrics` and the error responses of every service.
+    """An application with `/healthz`, `/readyz`, `/metrics`, `/docs` and the error responses of every service.
 
     Its `state` has `readiness`; the composition root adds `authenticator`.
     """
@@ -49,6 +49,7 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
         title=f"Piepowder {service}",
         description=description,
         version="1",
+        docs_url=None,  # its page loads script and style from another host
         redoc_url=None,
         redirect_slashes=False,  # a redirect would go to the host in the caller's Host header
         generate_unique_id_function=_operation_id,
@@ -56,6 +57,7 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
     app.state.readiness = readiness
     app.add_middleware(Measured)
     app.include_router(health.router(service, readiness))
+    app.include_router(docs_page.router(app.title))
     for kind, handler in _ERROR_RESPONSES.items():
         app.add_exception_handler(kind, handler)
     return app

@@ -426,7 +426,8 @@ class BatchConsumer(Generic[M]):
 
     async def _handle_run(self, run: Sequence[Received[M]], progress: BatchProgress, stop: asyncio.Event) -> bool:
         admitted = run
-        if self._parking.has_parked_keys or (run and isinstance(run[0].record, ReplayedRecord)):
+        is_copy = bool(run) and isinstance(run[0].record, ReplayedRecord)  # a copy is always a run of its own
+        if is_copy or not self._parking.admits_all(run):
             admitted = [received for received in run if self._parking.admits(received.record)]
         attempts = 0
         while admitted:

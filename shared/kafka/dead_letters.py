@@ -2,8 +2,9 @@
 
 A place is a consumer group, topic, partition and offset. Each failure of a record is written once
 (`shared.kafka.written_letters`); after a failed replay, the last dead letter of a place is valid. A receipt closes the
-dead letter of its place: the record was replayed, and its group received it. Both have the record's key, so they are in
-one partition, in order. (Dead letters of unreadable records have no key.)
+dead letter of its place: the record was replayed, and its group received it. A dead letter with `dl_discarded` closes
+it too: an operator discarded the record (`shared.kafka.discards`). All have the record's key, so they are in one
+partition, in order. (Dead letters of unreadable records have no key.)
 """
 
 import logging
@@ -12,7 +13,9 @@ from typing import Final, NamedTuple
 
 from aiokafka import TopicPartition
 
-from shared.contracts.envelope import Headers
+from shared.contracts import topics
+from shared.contracts.envelope import Headers, RecordId
+from shared.kafka.discards import Discard, discard_event
 from shared.kafka.producer import Producer, Record
 from shared.kafka.records import RawRecord
 from shared.kafka.written_letters import LetterContent, LetterIdentity, StoredLetter, WrittenLetters, digest
@@ -27,12 +30,22 @@ _MAX_REASON: Final = 2000
 
 class NewDeadLetter(NamedTuple):
     """A record to dead-letter. `offset` is its original offset, not that of a replayed copy. `parked` is the offset
-    from which its key is parked; None if the record is dead-lettered alone."""
+    from which its key is parked; None if the record is dead-lettered alone. With `discard`, it is closed at once."""
 
     record: RawRecord
     reason: str
     offset: int
     parked: int | None
+    discard: Discard | None = None
+
+    @property
+    def place(self) -> RecordId:
+        return RecordId(self.record.topic, self.record.partition, self.offset)
+
+    @property
+    def content(self) -> bytes:
+        """The hash of the record."""
+        return digest(self.record.key, self.record.value, self.record.headers)
 
 
 class ReplayReceipt(NamedTuple):
@@ -64,7 +77,13 @@ class DeadLetterWriter:
     async def send(
         self, letters: Sequence[NewDeadLetter], receipts: Sequence[ReplayReceipt] = ()
     ) -> list[NewDeadLetter]:
-        """Write all that are not written yet; return these after all are acknowledged. Raises Transient."""
+        """Write all that are not written yet; return these after all are acknowledged. Raises Transient.
+
+        Before the dead letters, it writes the events of those that are discarded. A discard is written even if it was
+        written before: a failed call may have written only a part of it.
+        """
+        if discarded := [event for each in letters if (event := self._discard_event(each)) is not None]:
+            await self._producer.send(discarded)
         fresh = await self._unwritten(letters)
         await self._send([self._letter(each) for each in fresh] + [self._receipt(receipt) for receipt in receipts])
         return fresh
@@ -87,7 +106,9 @@ class DeadLetterWriter:
         if self._written is None or not letters:
             return list(letters)
         await self._written.read_since(min(letter.record.timestamp for letter in letters))
-        return [letter for letter in letters if not self._written.has(*_identified(letter))]
+        return [
+            letter for letter in letters if letter.discard is not None or not self._written.has(*_identified(letter))
+        ]
 
     async def _send(self, records: Sequence[Record]) -> None:
         try:
@@ -119,10 +140,11 @@ class DeadLetterWriter:
             return None
         identity = LetterIdentity(topic, partition, offset, met)
         if PREFIX + "returned" in headers:
-            return StoredLetter(identity, None)
+            return StoredLetter(identity, None, closes=True)
         unread = PREFIX + "unread" in headers
         content = None if unread else digest(record.key, record.value, original_headers(record.headers))
-        return StoredLetter(identity, LetterContent(content, PREFIX + "parked" in headers))
+        in_chain, closes = PREFIX + "parked" in headers, PREFIX + "discarded" in headers
+        return StoredLetter(identity, LetterContent(content, in_chain), closes)
 
     def _letter(self, letter: NewDeadLetter) -> Record:
         record, more = letter.record, {}
@@ -130,8 +152,18 @@ class DeadLetterWriter:
             more["parked"] = str(letter.parked)
         if record.offset != letter.offset:
             more["met"] = str(record.offset)
+        if letter.discard is not None:
+            more |= {"discarded": letter.discard.why, "by": letter.discard.by}
         headers = self._headers(record.topic, record.partition, letter.offset, letter.reason, **more)
         return Record(self.topic, record.key, record.value, escape_headers(record.headers) + headers)
+
+    def _discard_event(self, letter: NewDeadLetter) -> Record | None:
+        if letter.discard is None:
+            return None
+        region, headers = topics.region_of(self.topic), letter.record.headers
+        return discard_event(
+            letter.discard, letter.place, region=region, group=self.group, headers=headers, content=letter.content
+        )
 
     def _receipt(self, receipt: ReplayReceipt) -> Record:
         record, returned = receipt.record, str(receipt.record.offset)
@@ -155,7 +187,21 @@ class DeadLetterWriter:
 def _identified(letter: NewDeadLetter) -> tuple[LetterIdentity, LetterContent]:
     record = letter.record
     identity = LetterIdentity(record.topic, record.partition, letter.offset, record.offset)
-    return identity, LetterContent(digest(record.key, record.value, record.headers), letter.parked is not None)
+    return identity, LetterContent(letter.content, letter.parked is not None)
+
+
+def discarded_letter(stored: RawRecord, discard: Discard) -> Record:
+    """The record that closes a dead letter outside of a chain, for the partition of the dead letter.
+
+    It repeats the dead letter, so that every reader can attribute it, for example to an item. Its time is not before
+    that of the dead letter.
+    """
+    replaced = {PREFIX + name for name in ("reason", "time", "discarded", "by", "parked")}
+    time = max(discard.at, (dict(stored.headers).get(PREFIX + "time") or b"").decode(errors="replace"))
+    own = {"reason": discard.as_reason, "time": time, "discarded": discard.why, "by": discard.by}
+    headers = [header for header in stored.headers if header[0] not in replaced]
+    headers += [(PREFIX + name, text.encode()) for name, text in own.items()]
+    return Record(stored.topic, stored.key, stored.value, headers, stored.partition)
 
 
 def _unread(headers: Headers, reason: str) -> Headers:

@@ -9,29 +9,35 @@ records by their offset.
 
 A replay appends copies of dead-lettered records to their original partition, marked with the group that must handle
 them. The copies of a parked key form a chain: each copy names its predecessor, and is handled only after it. The key is
-free again when the last copy was handled and no later record was dead-lettered. So no record overtakes an earlier one
-of its key, even when a replay is interrupted, repeated, or run twice at once. See
-docs/architecture/delivery-semantics.md.
+free again when the last copy was handled and no later record was dead-lettered. A copy may carry the discard of an
+operator instead: its dead letter is closed, the record has no effect, and the chain continues
+(`shared.kafka.discards`). So no record overtakes an earlier one of its key, even when a replay is interrupted,
+repeated, or run twice at once. See docs/architecture/delivery-semantics.md.
 """
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 from aiokafka import ConsumerRecord, TopicPartition
 
 from shared.contracts import topics
+from shared.contracts.envelope import RecordId
 from shared.kafka.dead_letters import DeadLetterWriter, NewDeadLetter, ReplayReceipt
+from shared.kafka.discards import Discard, discard_entry, discarded_records
 from shared.kafka.producer import Producer, Record
-from shared.kafka.records import RawRecord
+from shared.kafka.records import RawRecord, Received
 from shared.kafka.whole_topic import read_whole
+from shared.kafka.written_letters import digest
 from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError, Poison, TooNew
 
 log = logging.getLogger(__name__)
+
+M = TypeVar("M")
 
 REPLAY_HEADER: Final = "dl_replay"
 
@@ -68,6 +74,7 @@ class ReplayMark(msgspec.Struct, frozen=True, omit_defaults=True):
     `leave`: the copy is not handled; it is dead-lettered outside of the chain, which continues.
     `parked`: the dead letter belongs to a parked key, but the key was no longer parked when the replay read it, so the
     copy names no predecessor.
+    `discard`: the copy is not handled; its dead letter is closed, and the chain continues.
     """
 
     group: str
@@ -76,6 +83,7 @@ class ReplayMark(msgspec.Struct, frozen=True, omit_defaults=True):
     end: bool = False
     leave: bool = False
     parked: bool = False
+    discard: Discard | None = None
 
 
 @dataclass
@@ -123,8 +131,23 @@ class ParkedKeysFull(PiepowderError):  # noqa: N818 - it ends no service: the lo
         self.offset = record.offset
 
 
+class GroupState(NamedTuple):
+    """A group's parked keys, and the records that an operator discarded for it: the hash of the content by place."""
+
+    parked: Mapping[KeyPartition, Parked]
+    discarded: Mapping[RecordId, bytes]
+
+    @classmethod
+    def of(cls, records: Sequence[RawRecord], group: str) -> "GroupState":
+        """The state in all records of a topic of parked keys."""
+        return cls(parked_keys(records, group), discarded_records(records, group))
+
+
 class ParkedKeyStore:
-    """A group's parked keys in the topic `piepowder.parked.<region>`. One process holds at most `limit` of them."""
+    """A group's parked keys and discarded records in the topic `piepowder.parked.<region>`.
+
+    One process holds at most `limit` parked keys.
+    """
 
     def __init__(self, producer: Producer, *, bootstrap: str, topic: str, group: str, limit: int = 10_000) -> None:
         self.limit = limit
@@ -133,14 +156,21 @@ class ParkedKeyStore:
         self._topic = topic
         self._group = group
 
-    async def read(self) -> dict[KeyPartition, Parked]:
-        """All parked keys at this moment; raises Transient. Ignores, reports and counts an invalid entry."""
-        return parked_keys(await read_whole(self._bootstrap, self._topic, f"{self._group}-parked"), self._group)
+    async def read(self) -> GroupState:
+        """The state at this moment; raises Transient. Ignores, reports and counts an invalid entry of a parked key."""
+        return GroupState.of(await read_whole(self._bootstrap, self._topic, f"{self._group}-parked"), self._group)
 
-    async def write(self, changed: Mapping[KeyPartition, Parked | None]) -> None:
-        """Store the new states, None for a free key; returns when all are acknowledged, raises Transient."""
+    async def write(
+        self, changed: Mapping[KeyPartition, Parked | None], discarded: Sequence[tuple[RecordId, bytes, str]] = ()
+    ) -> None:
+        """Store discarded records (place, hash of the content, time), and the new states of keys, None for a free key.
+
+        Returns when all are acknowledged; raises Transient. They have one partition, so that no key is free before the
+        record that parked it is known as discarded.
+        """
         values = {at: None if parked is None else _encode(parked) for at, parked in changed.items()}
-        records = [Record(self._topic, _entry_key(self._group, at), value, []) for at, value in values.items()]
+        records = [discard_entry(self._topic, self._group, *each) for each in discarded]
+        records += [Record(self._topic, _entry_key(self._group, at), value, []) for at, value in values.items()]
         await self._producer.send(records)
 
 
@@ -152,7 +182,7 @@ class Parking:
     durable; commit offsets only after it. A consumer that does not depend on order has no `store`, and parks no key.
 
     `rejected` has the batch's rejected records, `passed_over` its records that were neither handled nor rejected, and
-    those that were dead-lettered before.
+    those that were dead-lettered before. A discarded record is passed over, also after a reset of the group.
     """
 
     def __init__(self, dead_letters: DeadLetterWriter, store: ParkedKeyStore | None, clock: Clock) -> None:
@@ -162,15 +192,24 @@ class Parking:
         self._store = store
         self._clock = clock
         self._parked: dict[KeyPartition, Parked] = {}
+        self._discarded: dict[RecordId, bytes] = {}
+        self._discarded_until: dict[TopicPartition, int] = {}  # the highest offset of a discarded record
         self._assignments = 0
         self._loaded_assignments = 0
         self._letters: list[NewDeadLetter] = []
         self._receipts: list[ReplayReceipt] = []
         self._changed: set[KeyPartition] = set()
+        self._new_discards: list[tuple[RecordId, bytes, str]] = []
 
-    @property
-    def has_parked_keys(self) -> bool:
-        return bool(self._parked)
+    def admits_all(self, run: Sequence[Received[M]]) -> bool:
+        """True if all records of a run may be handled, without a call of `admits` for each. A run with replayed copies
+        needs these calls."""
+        if self._parked:
+            return False
+        until = self._discarded_until
+        return not until or all(
+            each.record.offset > until.get(TopicPartition(each.record.topic, each.record.partition), -1) for each in run
+        )
 
     @property
     def is_outdated(self) -> bool:
@@ -196,14 +235,18 @@ class Parking:
         assignments = self._assignments
         if self._store is not None:
             found = await self._store.read()
-            self._parked = {at: parked for at, parked in found.items() if TopicPartition(*at[:2]) in assigned}
+            self._parked = {at: each for at, each in found.parked.items() if TopicPartition(*at[:2]) in assigned}
+            self._discarded, self._discarded_until = {}, {}
+            for place, content in found.discarded.items():
+                if TopicPartition(*place[:2]) in assigned:
+                    self._note_discarded(place, content)
             self._update_gauge()
         self._loaded_assignments = assignments
 
     def start_batch(self) -> None:
         """Begin a batch, and drop the decisions of an abandoned one."""
         self.rejected, self.passed_over = [], []
-        self._letters, self._receipts, self._changed = [], [], set()
+        self._letters, self._receipts, self._changed, self._new_discards = [], [], set(), []
 
     def reject_undecodable(self, record: RawRecord, poison: Poison) -> None:
         """Dead-letter an undecodable record alone; its key is not parked.
@@ -214,7 +257,8 @@ class Parking:
             self.passed_over.append(record)
             return
         parked = self._parked.get(_key_partition(record))
-        if isinstance(poison, TooNew) or _has_predecessor(record) or _in_chain(record, parked):
+        is_ordered = isinstance(poison, TooNew) or _has_predecessor(record) or _in_chain(record, parked)
+        if is_ordered or _discard_of(record) is not None or self._is_discarded(record):
             if self.admits(record):
                 self.reject(record, poison.reason)
             return
@@ -223,12 +267,20 @@ class Parking:
         self._dead_letter(record, poison.reason)
 
     def admits(self, record: RawRecord) -> bool:
-        """True if the record may be handled now. If not, this call has dead-lettered it, or skipped it as a repeat."""
+        """True if the record may be handled now. If not, this call has dead-lettered it, or passed it over as a repeat
+        or as a discarded record."""
         at = _key_partition(record)
         parked = self._parked.get(at)
         if isinstance(record, ReplayedRecord) and parked is not None and _in_chain(record, parked):
             return self._admits_copy(record, record.mark, at, parked)
         if _has_predecessor(record):  # a repeat: its chain was handled before
+            self.passed_over.append(record)
+            return False
+        if isinstance(record, ReplayedRecord) and (discard := record.mark.discard) is not None:
+            self._discard(record, record.mark, discard)
+            return False
+        if self._is_discarded(record):
+            self._close_letter(record)
             self.passed_over.append(record)
             return False
         if parked is None or record.offset < parked.since:
@@ -286,9 +338,9 @@ class Parking:
                 self._report(letter)
             self._note_repeats(written)
             self._letters, self._receipts = [], []
-        if self._changed and self._store is not None:
-            await self._store.write({at: self._parked.get(at) for at in self._changed})
-            self._changed = set()
+        if (self._changed or self._new_discards) and self._store is not None:
+            await self._store.write({at: self._parked.get(at) for at in self._changed}, self._new_discards)
+            self._changed, self._new_discards = set(), []
             self._update_gauge()
 
     def _count_rejected(self, record: RawRecord) -> None:
@@ -316,6 +368,10 @@ class Parking:
 
     def _admits_copy(self, record: RawRecord, mark: ReplayMark, at: KeyPartition, parked: Parked) -> bool:
         is_next = mark.after == parked.back
+        if is_next and mark.discard is not None:
+            self._discard(record, mark, mark.discard)
+            self._advance(at, parked, mark)
+            return False
         if is_next and not mark.leave:
             return True
         self.passed_over.append(record)
@@ -329,6 +385,30 @@ class Parking:
             # an earlier owner of the partition may have written an outdated entry last: write the current one again
             self._update(at, parked)
         return False
+
+    def _discard(self, record: RawRecord, mark: ReplayMark, discard: Discard) -> None:
+        """Close the dead letter of a copy, and remember its record, so that a reset of the group passes it over."""
+        letter = NewDeadLetter(record, discard.as_reason, mark.offset, None, discard)
+        self.passed_over.append(record)
+        self._letters.append(letter)
+        self._note_discarded(letter.place, letter.content)
+        self._new_discards.append((letter.place, letter.content, discard.at))
+
+    def _note_discarded(self, place: RecordId, content: bytes) -> None:
+        self._discarded[place] = content
+        tp = TopicPartition(*place[:2])
+        self._discarded_until[tp] = max(place.offset, self._discarded_until.get(tp, -1))
+
+    def _is_discarded(self, record: RawRecord) -> bool:
+        """True if an operator discarded the record, or the record of a copy.
+
+        The content is compared too: a topic that was created again has other records at the same offsets.
+        """
+        if not self._discarded or isinstance(record, OtherGroupsReplay):
+            return False
+        offsets = {record.offset, record.mark.offset} if isinstance(record, ReplayedRecord) else {record.offset}
+        known = [self._discarded.get(RecordId(record.topic, record.partition, offset)) for offset in offsets]
+        return any(known) and digest(record.key, record.value, record.headers) in known
 
     def _advance(self, at: KeyPartition, parked: Parked, mark: ReplayMark) -> None:
         if mark.end and mark.offset >= parked.last:
@@ -358,6 +438,9 @@ class Parking:
 
     def _report(self, letter: NewDeadLetter) -> None:
         record = letter.record
+        if letter.discard is not None:
+            log.warning("a dead letter is discarded", extra=letter.place._asdict() | {"reason": letter.reason})
+            return
         metrics.DEADLETTERED.labels(self._dead_letters.group, record.topic).inc()
         details = {
             "topic": record.topic,
@@ -425,6 +508,10 @@ def _in_chain(record: RawRecord, parked: Parked | None) -> bool:
     if not isinstance(record, ReplayedRecord) or parked is None or record.offset <= parked.since:
         return False
     return _has_predecessor(record) or (record.mark.parked and record.mark.offset >= parked.since)
+
+
+def _discard_of(record: RawRecord) -> Discard | None:
+    return record.mark.discard if isinstance(record, ReplayedRecord) else None
 
 
 def _has_predecessor(record: RawRecord) -> bool:

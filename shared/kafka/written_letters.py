@@ -49,10 +49,14 @@ class LetterContent(NamedTuple):
 
 
 class StoredLetter(NamedTuple):
-    """A record of the dead-letter topic; `content` is None for a receipt, which closes the dead letter."""
+    """A record of the dead-letter topic; `content` is None for a receipt.
+
+    `closes`: a receipt or a discard, which closes the dead letter of its place.
+    """
 
     identity: LetterIdentity
     content: LetterContent | None
+    closes: bool = False
 
 
 class WrittenLetters:
@@ -99,10 +103,11 @@ class WrittenLetters:
         letter = self._parse(record)
         if letter is None:
             return
-        if letter.content is None:
+        if letter.closes:
             self._closed.add(letter.identity[:3])
-        elif len(self._written) < _LIMIT:
-            self._closed.discard(letter.identity[:3])
+        if letter.content is not None and len(self._written) < _LIMIT:
+            if not letter.closes:
+                self._closed.discard(letter.identity[:3])
             self._written[letter.identity] = letter.content
 
     async def _records(self, since_ms: int) -> AsyncIterator[RawRecord]:

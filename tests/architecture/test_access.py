@@ -31,7 +31,17 @@ from shared.runtime.clock import to_text
 SERVICES = [service.name for service in services.SERVICES]
 REGION = "eu"
 CREATED_AT = to_text(datetime(2026, 5, 1, tzinfo=UTC))
-PUBLIC_PATHS = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+PUBLIC_PATHS = {
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/docs",
+    "/docs/start.js",
+    "/docs/swagger-ui-bundle.js",
+    "/docs/swagger-ui.css",
+    "/docs/favicon-32x32.png",
+}
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "errors", "retry_after"}
 FAST_PATH = "POST", "/v1/items"  # ignores the query
 UUID = "0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de"

@@ -15,11 +15,13 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from deploy.local.accounting import ItemOutcome
-from piepowder import replay
-from piepowder.dead_letters import ReplayFilter, ReplayUnit
+from piepowder import positions, replay
+from piepowder.dead_letters import DeadLetterCounts, ReplayFilter, ReplayUnit
+from piepowder.status import dead_letter_counts
 from piepowder.submit import RegionItem
 from shared.contracts import ids, topics
-from shared.contracts.events import ITEM_SUBMITTED
+from shared.contracts.events import DEADLETTER_DISCARDED, ITEM_SUBMITTED
+from shared.runtime.user_errors import UserError
 from tests.chaos import poison
 from tests.e2e import steps
 from tests.e2e.conftest import Cell
@@ -250,6 +252,111 @@ async def test_a_record_that_can_never_be_routed_is_left_and_its_subject_continu
     assert "Kept among the dead letters: 1" in left.stdout
     await until_status(cell, follower, "approved")
     await until_status(cell, post(cell, "stray", 3), "approved")
+
+
+async def plant_unroutable(cell: Cell, subject: str) -> str:
+    """Send the first item of a subject again as another item that the router can never route; returns its id."""
+    original = await first_record(cell, f"shop:product:{subject}".encode())
+    item = ids.item_id("shop", "product", subject, "9")
+    first = ids.event_id(item, ITEM_SUBMITTED, cell.eu)
+    headers = [
+        (name, first.encode() if name in ("ce_id", "ce_correlationid") else value) for name, value in original.headers
+    ]
+    value = re.sub(rb'"received_at":"[^"]*"', b'"received_at":"9999-12-31T23:59:59.000Z"', original.value)
+    value = re.sub(rb'"item_id":"[^"]*"', f'"item_id":"{item}"'.encode(), value)
+    async with AIOKafkaProducer(bootstrap_servers=cell.system.servers.kafka) as producer:
+        await producer.send_and_wait(original.topic, value, original.key, headers=headers, partition=original.partition)
+    return item
+
+
+async def test_junk_is_discarded_by_one_command_and_stays_discarded_after_a_reset(cell: Cell) -> None:
+    """A thousand junk records alone, and one that parks its key; the records behind it are handled in order."""
+    await until_status(cell, post(cell, "junk", 1), "approved")
+    junk_item = await plant_unroutable(cell, "junk")
+    follower = post(cell, "junk", 2)
+    await until_status(cell, follower, "parked")
+    await until_status(cell, junk_item, "parked")
+    topic = topics.submissions(cell.eu)
+    async with AIOKafkaProducer(bootstrap_servers=cell.system.servers.kafka) as producer:
+        for n in range(1_000):
+            await producer.send(topic, b"junk of a load test", b"load:%d" % (n % 50))
+        await producer.flush()
+
+    async def all_are_dead_lettered() -> bool:
+        letters = [unit.letters[0] for unit in await dead_lettered(cell, cell.eu)]
+        return sum((letter.key or b"").startswith(b"load:") for letter in letters) == 3_000
+
+    await until(all_are_dead_lettered)  # by router, audit and intake
+    router = ("--region", cell.eu, "--group", "router")
+    refused = await asyncio.to_thread(command, cell, *router, "--discard", "--all")
+    assert (refused.returncode, "--why" in refused.stderr) == (2, True), refused.stderr
+    why = ("--discard", "--why", "a load test wrote to the wrong topic")
+    waits = await asyncio.to_thread(
+        command, cell, *router, *why, "--id", ids.event_id(follower, ITEM_SUBMITTED, cell.eu)
+    )
+    assert (waits.returncode, "it waits behind" in waits.stdout) == (1, True), waits.stdout + waits.stderr
+    dry = await asyncio.to_thread(command, cell, *router, *why, "--key", "shop:product:junk", "--dry-run")
+    assert "1 dead letters would be discarded, and 1 records behind them replayed; nothing was changed" in dry.stdout
+    one = await asyncio.to_thread(command, cell, *router, *why, "--key", "shop:product:junk")
+    assert one.returncode == 0, one.stdout + one.stderr
+    assert "Discarded: 1." in one.stdout
+    assert "Handled: 1." in one.stdout
+    await until_status(cell, follower, "approved")
+    shown = await until_status(cell, junk_item, "discarded")
+    assert shown["reason"] == "discarded: a load test wrote to the wrong topic"
+    rest = await asyncio.to_thread(command, cell, "--region", cell.eu, *why, "--topic", topic, "--all")
+    assert rest.returncode == 0, rest.stdout + rest.stderr
+    assert "Discarded: 3,000." in rest.stdout
+    again = await asyncio.to_thread(command, cell, "--region", cell.eu, *why, "--topic", topic, "--all")
+    assert (again.returncode, "nothing was changed" in again.stdout) == (0, True), again.stdout
+
+    def audited() -> list[dict[str, Any]]:
+        letters: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"next": ""}
+        while page["next"] is not None:
+            cursor = f"&cursor={page['next']}" if page["next"] else ""
+            page = cell.client.get(f"{cell.url('audit', cell.eu)}/v1/deadletters?limit=1000{cursor}").json()
+            letters += page["deadletters"]
+        return letters
+
+    async def all_are_shown() -> bool:
+        return sum(each["discarded"] is not None for each in audited()) == 3_001
+
+    await until(all_are_shown)
+    head, behind = sorted((each for each in audited() if each["key"] == "shop:product:junk"), key=lambda e: e["offset"])
+    assert behind["discarded"] is None
+    assert (head["discarded"]["why"], bool(head["discarded"]["by"])) == (why[2], True)
+    counts = await dead_letter_counts(cell.system.servers.kafka, [cell.eu], seconds=30)
+    assert counts == {cell.eu: DeadLetterCounts(discarded=3_001)}
+    account = await settle(cell.system, {RegionItem(item, cell.eu) for item in (junk_item, follower)})
+    assert account.outcomes == {ItemOutcome.BY_POLICY: 1, ItemOutcome.DISCARDED: 1}
+    assert account.holds, account
+    url = f"{cell.url('audit', cell.eu)}/v1/subjects/shop/product/junk/timeline?limit=1000"
+    [event] = [each for each in cell.client.get(url).json()["events"] if each["type"] == DEADLETTER_DISCARDED]
+    assert event["data"]["why"] == why[2]
+
+    await asyncio.to_thread(cell.system.services["router"].kill)
+    await reset_to_start(cell, f"piepowder-router-{cell.eu}", topic)
+    await asyncio.to_thread(cell.system.services["router"].start)
+    await asyncio.to_thread(cell.system.wait_ready)
+    await until_status(cell, post(cell, "junk", 3), "approved")
+    counts = await dead_letter_counts(cell.system.servers.kafka, [cell.eu], seconds=30)
+    assert counts == {cell.eu: DeadLetterCounts(discarded=3_001)}
+    assert status(cell, junk_item)["status"] == "discarded"
+    metrics = cell.client.get(f"{cell.url('router')}/metrics").text
+    assert re.search(rf'parked_keys{{group="piepowder-router-{cell.eu}"}} 0\.0', metrics)
+
+
+async def reset_to_start(cell: Cell, group: str, topic: str) -> None:
+    """Set a stopped group back to the start of a topic, as soon as its last member has left it."""
+
+    async def is_reset() -> bool:
+        try:
+            return await positions.reset(cell.system.servers.kafka, database=None, group=group, topic=topic) > 0
+        except UserError:
+            return False
+
+    await until(is_reset)
 
 
 async def first_record(cell: Cell, key: bytes) -> Any:

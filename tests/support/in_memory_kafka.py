@@ -16,7 +16,7 @@ from aiokafka.structs import OffsetAndMetadata
 from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, Handler, RawRecord, TransactionalHandler
 from shared.kafka.dead_letters import DeadLetterWriter
-from shared.kafka.parking import KeyPartition, Parked, ParkedKeyStore, parked_keys
+from shared.kafka.parking import GroupState, ParkedKeyStore
 from shared.kafka.producer import Record, partition_of
 from shared.kafka.stop_store import StopEntry, StopStore, stop_entries
 from shared.kafka.stored_positions import Moves, PositionChangedError, StoredPosition
@@ -81,8 +81,8 @@ class InMemoryParkedKeys(ParkedKeyStore):
         self._broker = broker
         self._of_group = group
 
-    async def read(self) -> dict[KeyPartition, Parked]:
-        return parked_keys(self._broker.all(PARKED), self._of_group)
+    async def read(self) -> GroupState:
+        return GroupState.of(self._broker.all(PARKED), self._of_group)
 
 
 class InMemoryStops(StopStore):

@@ -1,4 +1,4 @@
-"""The audit's tables and all of its SQL: the log, its head, the counts and the dead letters.
+"""The audit's tables and all of its SQL: the log, its head, the counts, the dead letters and their discards.
 
 Each event is appended once, and the sequence has no gap, because there is one writer at a time. In one transaction, the
 writer locks the head's row, leaves out events that are in the log already, copies the others behind the last entry and
@@ -16,7 +16,15 @@ from typing import Final, TypeAlias
 import asyncpg
 import msgspec
 
-from services.audit.domain import AppendResult, Conflict, LoggedDeadLetter, LoggedEvent, LogHead, conflict
+from services.audit.domain import (
+    AppendResult,
+    Conflict,
+    LoggedDeadLetter,
+    LoggedDiscard,
+    LoggedEvent,
+    LogHead,
+    conflict,
+)
 from services.audit.store.reads import LogReads
 from services.audit.store.tables import DEADLETTERS, LOG
 from shared.contracts.envelope import Attributes, RecordId
@@ -34,6 +42,11 @@ _FIRST: Final = """
 SELECT event_id::text, type, source, time, subject, region, correlation_id::text, causation_id::text, sha256(data)
 FROM log WHERE event_id = ANY($1::uuid[])"""
 
+_DISCARD: Final = """
+INSERT INTO discards (topic, "partition", "offset", consumer_group, content, by, why, time)
+SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[])
+ON CONFLICT DO NOTHING RETURNING 1"""
+
 _NOWHERE: Final = RecordId("", 0, 0)  # the position of a stored event, which is not compared
 
 _Row: TypeAlias = tuple[LoggedEvent, Conflict | None]
@@ -48,9 +61,13 @@ class Store(LogReads):
         self._expects_repeats = False
 
     async def append(
-        self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter], moves: Moves = NO_MOVES
+        self,
+        logged: Sequence[LoggedEvent],
+        letters: Sequence[LoggedDeadLetter],
+        moves: Moves = NO_MOVES,
+        discards: Sequence[LoggedDiscard] = (),
     ) -> AppendResult:
-        """Append the events and dead letters that are not in the log yet, in their order; all or nothing.
+        """Append the events, dead letters and discards that are not in the log yet, in their order; all or nothing.
 
         `moves` are stored with them; raises PositionChangedError.
         """
@@ -65,10 +82,11 @@ class Store(LogReads):
             fresh = await self._append_events(connection, logged, size)
             size += len(fresh)
             count += await self._append_letters(connection, letters, size, count)
+            discarded = await self._append_discards(connection, discards) if discards else 0
             await self._advance(connection, size, count, Counter(e.attributes.type for e, _ in fresh))
         by_topic = Counter(e.source.topic for e, _ in fresh)
         conflicts = Counter(found.reason for _, found in fresh if found is not None)
-        return AppendResult(LogHead(size, count), dict(by_topic), len(logged) - len(fresh), dict(conflicts))
+        return AppendResult(LogHead(size, count), dict(by_topic), len(logged) - len(fresh), dict(conflicts), discarded)
 
     async def _append_events(self, connection: Connection, logged: Sequence[LoggedEvent], size: int) -> list[_Row]:
         """Append the new events and the conflicts. Repeats are rare, so the events are first inserted without a
@@ -119,6 +137,11 @@ class Store(LogReads):
             columns=_LETTER_COLUMNS,
         )
         return len(fresh)
+
+    @staticmethod
+    async def _append_discards(connection: Connection, discards: Sequence[LoggedDiscard]) -> int:
+        rows = [(*x.source, x.group, x.content, x.by, x.why, x.time) for x in discards]
+        return len(await connection.fetch(_DISCARD, *zip(*rows, strict=True)))
 
     @staticmethod
     async def _advance(connection: Connection, size: int, count: int, types: Counter[str]) -> None:

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.audit.domain import DEADLETTER, LogHead, LogPosition, LogTotals, TimelineEntry
-from services.audit.store.tables import COUNTS, DEADLETTERS, HASH_SEED, HEAD, LOG
-from services.audit.views import DeadLetterView, EntryView
+from services.audit.store.tables import COUNTS, DEADLETTERS, DISCARDS, HASH_SEED, HEAD, LOG
+from services.audit.views import DeadLetterView, DiscardView, EntryView
 from shared.postgres.database import Database
 
 _unpack = msgspec.msgpack.Decoder(list[tuple[str, bytes | None]]).decode
@@ -109,7 +109,15 @@ class LogReads:
 
     async def dead_letters(self, *, before: int, limit: int) -> list[DeadLetterView]:
         """Up to `limit` dead letters with a number below `before`, newest first."""
-        query = sa.select(DEADLETTERS).where(DEADLETTERS.c.n < before).order_by(DEADLETTERS.c.n.desc()).limit(limit)
+        discard = sa.select(DISCARDS.c.by, DISCARDS.c.why, DISCARDS.c.time.label("discarded_at"))
+        closing = discard.where(_closes(DISCARDS, DEADLETTERS)).limit(1).lateral("closing")
+        query = (
+            sa.select(DEADLETTERS, closing)
+            .select_from(DEADLETTERS.outerjoin(closing, sa.true()))
+            .where(DEADLETTERS.c.n < before)
+            .order_by(DEADLETTERS.c.n.desc())
+            .limit(limit)
+        )
         async with self._database.query() as connection:
             rows = (await connection.execute(query)).all()
         return [
@@ -124,6 +132,7 @@ class LogReads:
                 time=row.time,
                 event_id=row.event_id,
                 subject=row.subject,
+                discarded=None if row.discarded_at is None else DiscardView(row.by, row.why, row.discarded_at),
             )
             for row in rows
         ]
@@ -181,6 +190,12 @@ def _of(table: sa.Table, subject: str) -> sa.ColumnElement[bool]:
     """The condition for a subject: the narrow index of hashes finds the rows, the text excludes collisions."""
     hashed = sa.func.hashtextextended(table.c.subject, HASH_SEED) == sa.func.hashtextextended(subject, HASH_SEED)
     return sa.and_(hashed, table.c.subject == subject)
+
+
+def _closes(discards: sa.Table, letters: sa.Table) -> sa.ColumnElement[bool]:
+    """The condition for the discard of a dead letter. A dead letter of an older release has no hash of its content."""
+    place = (discards.c[name] == letters.c[name] for name in ("topic", "partition", "offset", "consumer_group"))
+    return sa.and_(*place, sa.or_(letters.c.content.is_(None), discards.c.content == letters.c.content))
 
 
 def _any(numbers: list[int]) -> sa.ColumnElement[Any]:

@@ -64,5 +64,17 @@ DEADLETTERS: Final = sa.Table(
     sa.Column("content", sa.LargeBinary),
     sa.UniqueConstraint("topic", "partition", "offset", "consumer_group", "content", name="deadletters_identity"),
 )
+DISCARDS: Final = sa.Table(
+    "discards",
+    METADATA,
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("offset", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("consumer_group", sa.Text, primary_key=True),
+    sa.Column("content", sa.LargeBinary, primary_key=True),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("time", sa.Text, nullable=False),
+)
 positions.position_tables(METADATA)
 sa.Index("deadletters_by_subject", sa.func.hashtextextended(DEADLETTERS.c.subject, HASH_SEED), DEADLETTERS.c.seq)

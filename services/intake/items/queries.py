@@ -40,7 +40,16 @@ READ: Final = "items:read"
 READ_ALL: Final = "audit:read"
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
-_FINAL: Final = frozenset({Status.APPROVED, Status.REJECTED, Status.SUPERSEDED, Status.WITHDRAWN, Status.DEAD_LETTERED})
+_FINAL: Final = frozenset(
+    {
+        Status.APPROVED,
+        Status.REJECTED,
+        Status.SUPERSEDED,
+        Status.WITHDRAWN,
+        Status.DEAD_LETTERED,
+        Status.DISCARDED,
+    }
+)
 
 
 class ItemQueries:

@@ -73,7 +73,7 @@ class ItemDecisionView(View):
 
 
 class ItemRegionView(View):
-    """The status of an item in a region. `reason` explains a dead letter, a withdrawal or a supersession.
+    """The status of an item in a region. `reason` explains a dead letter, its discard, a withdrawal or a supersession.
 
     `withdrawn_at` is the time of a withdrawal. The status is `withdrawn` when no case is open any more, unless the item
     was decided or superseded before.

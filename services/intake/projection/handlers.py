@@ -1,6 +1,7 @@
 """Converts a region's records into facts about its items, notices and appeals, and stores these facts.
 
-The projection also reads dead letters: an item whose record was dead-lettered must not appear to be in progress.
+The projection also reads dead letters: an item whose record was dead-lettered must not appear to be in progress, and
+one whose record was discarded must not appear to wait.
 """
 
 import re
@@ -20,7 +21,9 @@ from shared.contracts.envelope import Attributes
 from shared.contracts.events import (
     APPEAL_SUBMITTED,
     CASE_OPENED,
+    CASE_WITHDRAWN,
     ITEM_SUBMITTED,
+    ITEM_WITHDRAWN,
     NOTICE_SUBMITTED,
     AppealSubmitted,
     NoticeSubmitted,
@@ -64,6 +67,8 @@ _SUBMITTED: Final = {
     APPEAL_SUBMITTED.encode(): APPEAL,
 }
 
+_WITHDRAWN: Final = ITEM_WITHDRAWN.encode()
+_CASE_WITHDRAWN: Final = CASE_WITHDRAWN.encode()
 
 _Message: TypeAlias = ItemUpdate | ComplaintUpdate | None
 
@@ -139,9 +144,12 @@ class Projection:
         event_type = headers.get("ce_type") or b""
         opened = group == self._decision and event_type == CASE_OPENED.encode()
         type_ = data.case_type if opened else _SUBMITTED.get(event_type) if group == self._router else None
+        is_discarded = "dl_discarded" in headers
         if type_ is None:
+            if is_discarded and event_type == (_WITHDRAWN if group == self._router else _CASE_WITHDRAWN):
+                return ItemUpdate(case_item, StatusFacts(withdrawal_discarded=time))
             return None  # a dead letter of another event of the item, such as its withdrawal
-        letter = DeadLetterFact(position=position, reason=reason, at=time, since=since)
+        letter = DeadLetterFact(position=position, reason=reason, at=time, since=since, discarded=is_discarded)
         if type_ != ITEM:
             return complaint_status.from_dead_letter(letter, type_, case_item, as_case=opened)
         submitted = ids.event_id(case_item, ITEM_SUBMITTED, self.region)

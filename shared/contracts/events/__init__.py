@@ -46,4 +46,5 @@ TYPES: Final[dict[str, type[Struct]]] = {
     ACCESS_REFUSED: AccessRefused,
     ACCESS_USED: AccessUsed,
     LOSS_ACCEPTED: LossAccepted,
+    DEADLETTER_DISCARDED: DeadLetterDiscarded,
 }

@@ -1,4 +1,5 @@
-"""Events on `piepowder.access.<region>`: refused requests, used API keys, and an operator's acceptance of a loss."""
+"""Events on `piepowder.access.<region>`: refused requests, used API keys, and an operator's decisions about records: an
+accepted loss, a discarded dead letter."""
 
 from typing import Final
 
@@ -7,6 +8,7 @@ from shared.contracts.events.base import Struct
 ACCESS_REFUSED: Final = "piepowder.access.refused.v1"
 ACCESS_USED: Final = "piepowder.access.used.v1"
 LOSS_ACCEPTED: Final = "piepowder.loss.accepted.v1"
+DEADLETTER_DISCARDED: Final = "piepowder.deadletter.discarded.v1"
 
 
 class AccessRefused(Struct, frozen=True, kw_only=True):
@@ -65,3 +67,25 @@ class LossAccepted(Struct, frozen=True, kw_only=True):
     continues_at: int
     by: str
     note: str = ""
+
+
+class DeadLetterDiscarded(Struct, frozen=True, kw_only=True):
+    """An operator discarded a dead letter: the consumer group never handles the record.
+
+    `topic`, `partition`, `offset`: the original position of the record.
+    `content`: a hash of the record (hexadecimal), which distinguishes it from a record at the same position of a topic
+    that was created again; empty if only its own topic has the record.
+    `event_id`: the id of the event in the record; empty if the record is not an event.
+    `reason`: the reason for which the record was dead-lettered. `why`: the reason for the discard.
+    `by`: the name of the operator's account on the machine of the command.
+    """
+
+    group: str
+    topic: str
+    partition: int
+    offset: int
+    content: str = ""
+    event_id: str = ""
+    reason: str
+    by: str
+    why: str

@@ -15,14 +15,16 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from prometheus_client import REGISTRY
 
 from piepowder import positions
 from services.audit import api, app, handlers
 from services.audit.domain import AppendResult, LoggedDeadLetter, LoggedEvent, parse_event
+from services.audit.handlers import AppendRecords
 from services.audit.settings import Settings
 from services.audit.store import Store
+from services.audit.views import DiscardView
 from shared.auth.authenticator import Authenticator
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import events, ids, topics
@@ -31,6 +33,7 @@ from shared.http.app import create_app
 from shared.http.queries import encode_cursor
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record, record
+from shared.kafka.records import RawRecord, Received
 from shared.postgres import migrations
 from shared.postgres.database import Database
 from shared.runtime.clock import to_text
@@ -511,6 +514,40 @@ async def test_a_poison_record_is_dead_lettered_and_shown_while_other_records_ar
     reasons = [json.loads(bytes(e.data))["reason"] for e in page if e.type == "deadletter"]
     assert any("nested too deeply" in reason for reason in reasons)
     assert any("'mars'" in reason for reason in reasons)
+
+
+async def test_a_discarded_dead_letter_is_shown_with_its_operator_and_reason_also_after_a_restore_and_a_reset(
+    region: str, store: Store, database: Database
+) -> None:
+    records = AppendRecords(store, region)
+    topic, group = topics.deadletters(region), f"piepowder-router-{region}"
+
+    def letter(at: int, offset: int, *more: tuple[str, bytes], value: bytes = b"junk") -> RawRecord:
+        place = {"group": group, "topic": "t", "partition": "2", "offset": str(offset), "reason": "no event"}
+        headers = [(f"dl_{name}", text.encode()) for name, text in place.items()]
+        return ConsumerRecord(topic, 0, at, 0, 0, b"k", value, None, 0, 0, (*headers, *more))
+
+    async def append(*found: RawRecord) -> None:
+        await records.handle([Received(each, records.decode(each)) for each in found])
+
+    closing = [("dl_discarded", "Müll".encode()), ("dl_by", b"ops"), ("dl_time", b"2026-05-02T08:00:00.000Z")]
+    of_a_new_topic = letter(2, 7, value=b"another record")
+    everything = [letter(0, 7), letter(1, 8), of_a_new_topic, letter(3, 7, *closing)]
+    await append(*everything)
+    metric = {"region": region}
+    assert REGISTRY.get_sample_value("piepowder_audit_discarded_deadletters_total", metric) == 1
+    before = await store.dead_letters(before=2**62, limit=100)
+    assert [(each.offset, each.discarded) for each in before] == [
+        (7, None),
+        (8, None),
+        (7, DiscardView("ops", "Müll", "2026-05-02T08:00:00.000Z")),
+    ]
+    await append(*everything)
+    assert await store.dead_letters(before=2**62, limit=100) == before
+    assert REGISTRY.get_sample_value("piepowder_audit_discarded_deadletters_total", metric) == 1
+    async with database.held() as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("DELETE FROM discards")
 
 
 async def test_entries_of_the_log_cannot_be_changed_or_removed(region: str, store: Store, database: Database) -> None:

@@ -199,6 +199,17 @@ def test_a_withdrawal_with_another_reason_is_a_conflict_of_content() -> None:
     assert other.reason == CONTENT
 
 
+def test_a_dead_letter_that_is_discarded_again_by_another_operator_is_no_conflict() -> None:
+    first = events.DeadLetterDiscarded(
+        group="g", topic="t", partition=0, offset=7, reason="no event", by="ann", why="x"
+    )
+    again = msgspec.structs.replace(first, by="bob", why="junk", reason="not an event")
+    other = msgspec.structs.replace(first, offset=8)
+    one, two, three = map(msgspec.json.encode, (first, again, other))
+    assert found(one, two, events.DEADLETTER_DISCARDED) is None
+    assert found(one, three, events.DEADLETTER_DISCARDED) is not None
+
+
 def test_a_loss_accepted_again_by_another_operator_is_no_conflict() -> None:
     loss = events.LossAccepted(
         group="g", topic="t", topic_id="i", partition=0, reason="deleted", first=1, last=2, continues_at=3, by="ann"

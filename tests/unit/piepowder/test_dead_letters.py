@@ -5,6 +5,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 from piepowder import replay
 from piepowder.dead_letters import (
+    DeadLetterCounts,
     DeadLetterId,
     OpenLetter,
     RegionDeadLetters,
@@ -14,8 +15,9 @@ from piepowder.dead_letters import (
     obstacle,
     portion,
 )
-from piepowder.replay import RegionUnits, ReplayResult
+from piepowder.replay import DiscardRequest, RegionUnits, ReplayResult
 from shared.contracts import topics
+from shared.kafka.discards import Discard
 from shared.kafka.parking import KeyPartition, Parked, ReplayMark
 from shared.kafka.records import RawRecord
 
@@ -37,7 +39,7 @@ def chain(*offsets: int) -> ReplayUnit:
 
 
 def single(offset: int, **about: object) -> ReplayUnit:
-    one = letter(offset, **about)  # type: ignore[arg-type]  # the callers pass valid keywords
+    one = letter(offset, **about)._replace(in_chain=False)  # type: ignore[arg-type]  # the callers pass valid keywords
     return ReplayUnit(one.id.group, LANE, [one], None)
 
 
@@ -132,28 +134,96 @@ def test_a_replay_that_is_not_possible_has_a_reason() -> None:
 
 
 def test_dead_letters_are_shown_by_group_topic_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    replay.show_units([RegionUnits("eu", [chain(5, 7), single(20, reason="no\x1bevent")], 3)], selected=False)
+    counts = DeadLetterCounts(open=1203, parked=2, keys=1, discarded=4, unknown=3)
+    replay.show_units([RegionUnits("eu", [chain(5, 7), single(20, reason="no\x1bevent")], counts)])
     shown = capsys.readouterr().out
-    assert "3 records of the dead-letter topics do not name a dead-lettered record" in shown
-    [parked] = [line for line in shown.splitlines() if "parked" in line]
+    assert "Dead letters in eu: 1,203 open (2 parked, 1 key), 4 discarded, 3 that name no record." in shown
+    [parked] = [line for line in shown.splitlines() if line.startswith("eu") and "parked" in line]
     assert parked.split()[:3] == ["eu", "decision-eu", TOPIC]
     assert parked.split()[-2:] == ["1", "2"]
     assert "no·event" in shown
-    replay.show_units([RegionUnits("eu", [chain(5, 7)], 0)], selected=True)
-    assert "2 records would be replayed; nothing was changed" in capsys.readouterr().out
-    replay.show_units([RegionUnits("eu", [], 0)], selected=False)
-    assert "There are no dead letters." in capsys.readouterr().out
+    replay.show_units([RegionUnits("eu", [chain(5, 7)], DeadLetterCounts(open=2))], effect="2 would be replayed")
+    assert "2 would be replayed; nothing was changed" in capsys.readouterr().out
+    replay.show_units([RegionUnits("eu", [], DeadLetterCounts())])
+    assert "There are no open dead letters." in capsys.readouterr().out
+
+
+def test_a_dry_run_states_what_a_replay_or_a_discard_would_do() -> None:
+    units = [chain(5, 7, 9), single(20)]
+    assert replay.describe_effect(units, None) == "4 records would be replayed"
+    effect = replay.describe_effect(units, DiscardRequest("ops", "junk"))
+    assert effect == "2 dead letters would be discarded, and 2 records behind them replayed"
+    effect = replay.describe_effect(units, DiscardRequest("ops", "junk", with_waiting=True))
+    assert effect == "4 dead letters would be discarded, and 0 records behind them replayed"
+
+
+def test_parked_replayed_discarded_and_repeated_letters_are_counted_once_each() -> None:
+    dead_letters = RegionDeadLetters()
+    for at, (offset, about) in enumerate(
+        [
+            ("7", {"parked": "7"}),
+            ("8", {"parked": "7"}),
+            ("7", {"parked": "7", "met": "40"}),  # the same record, after a failed replay
+            ("9", {}),
+            ("9", {}),  # repeated
+            ("10", {}),
+            ("10", {"returned": "41"}),  # replayed
+            ("11", {}),
+            ("11", {"discarded": "junk", "by": "ops"}),
+            ("11", {"discarded": "junk", "by": "ops"}),  # repeated
+            ("12", {"parked": "7"}),
+            ("12", {"discarded": "junk", "by": "ops", "met": "42"}),  # by its group
+            ("9", {"group": "piepowder-audit-eu"}),  # the same record, for another group
+            ("x", {}),
+        ]
+    ):
+        dead_letters.add_letter(dead(at, offset=offset, **about))
+    assert dead_letters.counts() == DeadLetterCounts(open=4, parked=2, keys=1, discarded=2, unknown=1)
+    assert [letter.offset for letter in dead_letters.discarded] == [11, 12]
+    assert {each.why for each in dead_letters.discarded.values()} == {"junk"}
+    dead_letters.add_letter(dead(20, offset="11"))
+    assert dead_letters.counts() == DeadLetterCounts(open=5, parked=2, keys=1, discarded=1, unknown=1)
+
+
+@pytest.mark.parametrize(
+    ("choice", "fits"),
+    [
+        (ReplayFilter(), True),
+        (ReplayFilter(id=f"{TOPIC}[2]@5"), True),
+        (ReplayFilter(id=f"{TOPIC}[2]@7"), False),  # it waits behind the first letter
+        (ReplayFilter(topic=TOPIC), True),
+        (ReplayFilter(topic="another"), False),
+        (ReplayFilter(reason="no room"), True),
+        (ReplayFilter(reason="is parked"), False),
+    ],
+)
+def test_a_discard_selects_only_the_record_that_failed(choice: ReplayFilter, fits: bool) -> None:
+    unit = chain(5, 7)
+    letters = [unit.letters[0]._replace(reason="no room for this one"), unit.letters[1]._replace(reason="is parked")]
+    assert choice.matches_first(unit._replace(letters=letters), "eu") is fits
+    assert choice.matches(unit._replace(letters=letters), "eu") is (choice.topic != "another")
+
+
+def test_the_copies_of_a_discard_keep_the_order_of_the_chain() -> None:
+    junk = Discard("ops", "junk", "2026-05-01T09:30:00.000Z", "why")
+    unit = chain(5, 7, 9)
+    marks = copies(unit, whole=True, leave=False, discards={unit.letters[0].id: junk})
+    assert [(mark.offset, mark.after, mark.discard) for mark in marks] == [(5, 4, junk), (7, 5, None), (9, 7, None)]
+    assert marks[-1].end
 
 
 def test_the_result_of_a_replay_is_shown_as_sentences(capsys: pytest.CaptureFixture[str]) -> None:
-    result = ReplayResult(handled=4, kept=1, failed=[letter(5, reason="no\x1b[2J room")], pending=[letter(7)])
+    result = ReplayResult(
+        handled=4, kept=1, discarded=6, failed=[letter(5, reason="no\x1b[2J room")], pending=[letter(7)]
+    )
     result.blocked.append((single(8), "it cannot"))
     result.growing.append(chain(9))
     assert not result.complete
     replay.show_result(result, 60)
     shown = capsys.readouterr().out
-    assert f"Not replayed: {TOPIC}[2]@8 for {GROUP}: it cannot." in shown
+    assert "Discarded: 6." in shown
+    assert f"Not changed: {TOPIC}[2]@8 for {GROUP}: it cannot." in shown
     assert f"{TOPIC}[2]@5 shop:product:1: no·[2J room" in shown
     assert f"not processed within 60 s: 1. Check that {GROUP} consumes" in shown
     assert "Still parked: shop:product:1" in shown
-    assert ReplayResult(handled=3, kept=1).complete
+    assert ReplayResult(handled=3, kept=1, discarded=2).complete

@@ -20,6 +20,7 @@ from shared.contracts.events import (
     CASE_CLOSED,
     CASE_OPENED,
     CASE_WITHDRAWN,
+    DEADLETTER_DISCARDED,
     DECISION_MADE,
     ITEM_SUBMITTED,
     ITEM_WITHDRAWN,
@@ -177,6 +178,20 @@ async def test_an_item_that_the_audit_log_does_not_have_is_reported(unread: set[
     unread.add(-1)
     one = (await found(Deployment([item("a", 0)], [])))["a"]
     assert (types(one), one.reason) == ([], "not in the audit log yet, which is behind")
+
+
+async def test_an_event_that_an_operator_discarded_is_not_repeated() -> None:
+    submitted = entry(1, ITEM_SUBMITTED, "a")
+
+    def discarded(group: str) -> dict[str, Any]:
+        about = {"group": group, "topic": "t", "partition": 0, "offset": 1, "event_id": submitted["id"]}
+        data = about | {"reason": "no event", "by": "ops", "why": "junk"}
+        return entry(2, DEADLETTER_DISCARDED, "a") | {"data": data}
+
+    one = (await found(Deployment([item("a", 0)], [submitted, discarded("piepowder-router-eu")])))["a"]
+    assert (types(one), one.reason) == ([], "discarded by ops for piepowder-router-eu (junk)")
+    one = (await found(Deployment([item("a", 0)], [submitted, discarded("piepowder-audit-eu")])))["a"]
+    assert types(one) == [ITEM_SUBMITTED]
 
 
 async def test_a_record_that_its_reader_has_not_reached_is_not_repeated(unread: set[int]) -> None:

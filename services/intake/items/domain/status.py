@@ -37,6 +37,7 @@ class Status(StrEnum):
     WITHDRAWN = "withdrawn"
     PARKED = "parked"
     DEAD_LETTERED = "dead_lettered"
+    DISCARDED = "discarded"
 
 
 class SubmissionFact(Struct, frozen=True, kw_only=True):
@@ -98,13 +99,14 @@ class DeadLetterFact(Struct, frozen=True, kw_only=True):
     """The last dead letter of a record; `position` is the record's offset.
 
     `since` is the offset of the record that blocks the parked subject (possibly this record); -1 if the record was
-    dead-lettered alone.
+    dead-lettered alone. `discarded`: an operator closed the dead letter, so the record is never handled.
     """
 
     position: int
     reason: str
     at: str
     since: int = -1
+    discarded: bool = False
 
     @property
     def parked(self) -> bool:
@@ -122,7 +124,8 @@ class StatusFacts(Struct, frozen=True, kw_only=True):
     """All facts about an item in a region.
 
     `submission_last` and `opened_last` are the positions of the last copies of these events. `conflict`: the same item
-    was submitted with other content. `closed_at` is the time when a withdrawal closed the case.
+    was submitted with other content. `closed_at` is the time when a withdrawal closed the case, `withdrawal_discarded`
+    the time when an operator discarded the withdrawal, so that it has no effect.
     """
 
     subject: str = ""
@@ -135,6 +138,7 @@ class StatusFacts(Struct, frozen=True, kw_only=True):
     decision: DecisionFact | None = None
     withdrawal: WithdrawalFact | None = None
     closed_at: str = ""
+    withdrawal_discarded: str = ""
     dead_submission: DeadLetterFact | None = None
     dead_case: DeadLetterFact | None = None
 
@@ -219,6 +223,7 @@ def merge(a: StatusFacts, b: StatusFacts) -> StatusFacts:
         decision=_largest(a.decision, b.decision),
         withdrawal=_first(a.withdrawal, b.withdrawal),
         closed_at=max(a.closed_at, b.closed_at),
+        withdrawal_discarded=max(a.withdrawal_discarded, b.withdrawal_discarded),
         dead_submission=_last(a.dead_submission, b.dead_submission),
         dead_case=_last(a.dead_case, b.dead_case),
     )
@@ -227,7 +232,8 @@ def merge(a: StatusFacts, b: StatusFacts) -> StatusFacts:
 def status(facts: StatusFacts) -> Status:
     """The status: the latest stage that the facts prove.
 
-    A dead letter means `dead_lettered`, or `parked` while its subject is parked, unless its record was handled later.
+    A dead letter means `dead_lettered`, or `parked` while its subject is parked, or `discarded` after an operator has
+    closed it, unless its record was handled later.
     """
     if facts.decision is not None:
         return Status.APPROVED if facts.decision.action == "approve" else Status.REJECTED
@@ -236,6 +242,8 @@ def status(facts: StatusFacts) -> Status:
     if withdrawn_since(facts):
         return Status.WITHDRAWN
     if letter := dead_letter_of(facts):
+        if letter.discarded:
+            return Status.DISCARDED
         return Status.PARKED if letter.parked else Status.DEAD_LETTERED
     if facts.opened is not None and facts.opened.verdict == "review":
         return Status.IN_REVIEW
@@ -270,9 +278,14 @@ def withdrawn_since(facts: StatusFacts) -> str:
 def withdrawal_waits_since(facts: StatusFacts) -> str:
     """The time (RFC 3339) of a withdrawal that has not closed the open case yet; "" when there is none.
 
-    While the item is `submitted`, its withdrawal waits with it.
+    While the item is `submitted`, its withdrawal waits with it. A discarded withdrawal does not wait.
     """
-    if facts.withdrawal is None or facts.opened is None or status(facts) is not Status.IN_REVIEW:
+    if (
+        facts.withdrawal is None
+        or facts.withdrawal_discarded
+        or facts.opened is None
+        or status(facts) is not Status.IN_REVIEW
+    ):
         return ""
     return facts.withdrawal.at
 
@@ -337,8 +350,8 @@ def _last(a: DeadLetterFact | None, b: DeadLetterFact | None) -> DeadLetterFact 
     return max((one for one in (a, b) if one is not None), key=_by_position_and_time, default=None)
 
 
-def _by_position_and_time(letter: DeadLetterFact) -> tuple[int, str, str, int]:
-    return letter.position, letter.at, letter.reason, letter.since
+def _by_position_and_time(letter: DeadLetterFact) -> tuple[int, bool, str, str, int]:
+    return letter.position, letter.discarded, letter.at, letter.reason, letter.since
 
 
 def _largest(a: DecisionFact | None, b: DecisionFact | None) -> DecisionFact | None:

@@ -36,6 +36,7 @@ class ComplaintStatus(StrEnum):
     CLOSED = "closed"
     PARKED = "parked"
     DEAD_LETTERED = "dead_lettered"
+    DISCARDED = "discarded"
 
 
 OPEN: Final = frozenset({ComplaintStatus.SUBMITTED, ComplaintStatus.IN_REVIEW, ComplaintStatus.PARKED})
@@ -108,6 +109,8 @@ def status_of(facts: ComplaintFacts) -> ComplaintStatus:
     if facts.closed is not None:
         return ComplaintStatus.CLOSED
     if letter := status.dead_letter_of(facts.case):
+        if letter.discarded:
+            return ComplaintStatus.DISCARDED
         return ComplaintStatus.PARKED if letter.parked else ComplaintStatus.DEAD_LETTERED
     return ComplaintStatus.SUBMITTED if facts.case.opened is None else ComplaintStatus.IN_REVIEW
 

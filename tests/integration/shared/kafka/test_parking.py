@@ -357,7 +357,7 @@ async def test_dead_letters_that_cannot_be_replayed_are_reported_with_the_reason
     ]
     assert not outcome.complete
     [found] = await replay.find(group.kafka, [group.region], ALL)
-    assert (len(found.units), found.unknown) == (3, 1)
+    assert (len(found.units), found.counts.unknown) == (3, 1)
 
 
 async def test_a_group_handles_nothing_until_it_has_read_its_parked_keys(

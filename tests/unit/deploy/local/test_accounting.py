@@ -3,8 +3,11 @@
 from typing import Any
 
 import pytest
+from aiokafka import ConsumerRecord
 
 from deploy.local.accounting import Account, AuditCounts, ItemOutcome, Ledger, audit_counts
+from deploy.local.run import describe_items
+from piepowder.dead_letters import DeadLetterCounts
 from piepowder.submit import RegionItem
 from shared.contracts import ids
 from shared.contracts.envelope import Attributes, Event, RecordId
@@ -25,9 +28,10 @@ from shared.contracts.events import (
     Struct,
     Trace,
 )
+from shared.kafka.records import RawRecord
 
 EU = "eu"
-DEAD_LETTERED = RecordId("submissions", 0, 7)
+ROUTER, DECISION = "piepowder-router-eu", "piepowder-decision-eu"
 WHEN = "2026-05-01T09:30:00.000Z"
 ITEM = Item(markets=["DE"])
 
@@ -37,7 +41,7 @@ class RegionEvents:
 
     def __init__(self) -> None:
         self.ledger = Ledger()
-        self.offset = 0
+        self.offset = self.letters = 0
         self.ids: set[str] = set()
 
     def add(self, event_type: str, event_id: str, data: Struct) -> None:
@@ -122,6 +126,15 @@ class RegionEvents:
         closed = CaseClosed(case_id=case, item_id=item, reason="withdrawn")
         self.add(CASE_CLOSED, ids.event_id(case, CASE_CLOSED), closed)
 
+    def dead_letter(self, item: str, group: str = ROUTER, *, kind: str = ITEM_SUBMITTED, **headers: str) -> None:
+        """Add a record of the dead-letter topic about the record at offset 7."""
+        about = {"group": group, "topic": "t", "partition": "0", "offset": "7", "reason": "why", **headers}
+        shown = [(f"dl_{name}", text.encode()) for name, text in about.items()]
+        shown += [("ce_type", kind.encode()), ("ce_correlationid", ids.event_id(item, ITEM_SUBMITTED, EU).encode())]
+        self.letters += 1
+        record: RawRecord = ConsumerRecord("d", 0, self.letters, 0, 0, b"k", b"{}", None, 0, 0, tuple(shown))
+        self.ledger.add_letter(EU, record)
+
     def account(self, *pairs: RegionItem, audited: int | None = None, control: int = 0) -> Account:
         return self.ledger.account(pairs, {EU: AuditCounts(len(self.ids) if audited is None else audited, control)})
 
@@ -137,14 +150,13 @@ def test_each_accepted_item_has_one_outcome(events: RegionEvents) -> None:
     events.decide("b", events.open("b"), automated=False)
     events.open("c")
     events.supersede("d", events.open("d", "approve"))
-    events.ledger.add_dead_letter(EU, ids.event_id("e", ITEM_SUBMITTED, EU), "piepowder-router-eu", DEAD_LETTERED)
+    events.dead_letter("e")
     events.withdraw("f")
     events.close("f", events.open("f"))
     events.withdraw("g")
     events.decide("g", events.open("g"), automated=False)
-    first = ids.event_id("h", ITEM_SUBMITTED, EU)
     events.open("h")
-    events.ledger.add_dead_letter(EU, first, "piepowder-decision-eu", DEAD_LETTERED, parked=True)
+    events.dead_letter("h", DECISION, kind=CASE_OPENED, parked="7")
 
     account = events.account(*pairs, pairs[0])
 
@@ -158,6 +170,7 @@ def test_each_accepted_item_has_one_outcome(events: RegionEvents) -> None:
         ItemOutcome.WITHDRAWN: 1,
         ItemOutcome.PARKED: 1,
         ItemOutcome.DEAD_LETTERED: 1,
+        ItemOutcome.DISCARDED: 0,
         ItemOutcome.MISSING: 0,
     }
     assert account.actions[ItemOutcome.BY_POLICY, "reject"] == 1
@@ -277,32 +290,88 @@ def test_every_audit_log_has_the_control_events_too(events: RegionEvents) -> Non
 
 def test_a_dead_letter_of_intake_or_audit_does_not_end_an_item(events: RegionEvents) -> None:
     pair = events.submit("a")
-    events.ledger.add_dead_letter(EU, ids.event_id("a", ITEM_SUBMITTED, EU), "piepowder-intake-eu", DEAD_LETTERED)
+    events.dead_letter("a", "piepowder-intake-eu")
 
     assert pair in events.account(pair).missing
-    assert events.ledger.dead_letters == {EU: 1}
+    assert events.ledger.dead_letters == {EU: DeadLetterCounts(open=1)}
 
 
 def test_an_item_with_a_parked_record_is_parked_until_its_replay(events: RegionEvents) -> None:
-    pair, router = events.submit("a"), "piepowder-router-eu"
-    first = ids.event_id("a", ITEM_SUBMITTED, EU)
-    events.ledger.add_dead_letter(EU, first, router, DEAD_LETTERED, parked=True)
+    pair = events.submit("a")
+    events.dead_letter("a", parked="7")
     assert events.account(pair).outcomes == {ItemOutcome.PARKED: 1}
     assert events.account(pair).holds
-    events.ledger.add_dead_letter(EU, first, router, DEAD_LETTERED, parked=True)
-    events.ledger.add_receipt(EU, router, DEAD_LETTERED)
+    events.dead_letter("a", parked="7")
+    assert events.ledger.dead_letters == {EU: DeadLetterCounts(open=1, parked=1, keys=1)}
+    events.dead_letter("a", returned="40")
     assert events.account(pair).outcomes == {ItemOutcome.MISSING: 1}
-    assert events.ledger.dead_letters == {EU: 0}
+    assert events.ledger.dead_letters == {EU: DeadLetterCounts()}
     events.open("a")
     assert events.account(pair).outcomes == {ItemOutcome.OPEN: 1}
 
 
 def test_an_item_that_a_replay_leaves_out_is_dead_lettered(events: RegionEvents) -> None:
-    pair, router = events.submit("a"), "piepowder-router-eu"
-    first = ids.event_id("a", ITEM_SUBMITTED, EU)
-    events.ledger.add_dead_letter(EU, first, router, DEAD_LETTERED, parked=True)
-    events.ledger.add_dead_letter(EU, first, router, DEAD_LETTERED)
+    pair = events.submit("a")
+    events.dead_letter("a", parked="7")
+    events.dead_letter("a")
     assert events.account(pair).outcomes == {ItemOutcome.DEAD_LETTERED: 1}
+
+
+@pytest.mark.parametrize("group", [ROUTER, DECISION])
+def test_an_item_whose_record_was_discarded_is_discarded_and_not_missing(events: RegionEvents, group: str) -> None:
+    pair = events.submit("a")
+    kind = ITEM_SUBMITTED if group == ROUTER else CASE_OPENED
+    if group == DECISION:
+        events.open("a")
+    events.dead_letter("a", group, kind=kind, parked="7")
+    events.dead_letter("a", group, kind=kind, discarded="junk", by="ops")
+    account = events.account(pair)
+    assert account.outcomes == {ItemOutcome.DISCARDED: 1}
+    assert account.holds
+    assert "1 discarded" in account.proof()
+    assert events.ledger.dead_letters == {EU: DeadLetterCounts(discarded=1)}
+
+
+@pytest.mark.parametrize("closure", [{}, {"discarded": "junk", "by": "ops"}])
+def test_an_item_whose_withdrawal_is_dead_lettered_or_discarded_is_still_in_its_queue(
+    events: RegionEvents, closure: dict[str, str]
+) -> None:
+    pair = events.submit("a")
+    events.open("a")
+    events.withdraw("a")
+    assert events.account(pair).outcomes == {ItemOutcome.MISSING: 1}
+    events.dead_letter("a", kind=ITEM_WITHDRAWN, **closure)
+    assert events.account(pair).outcomes == {ItemOutcome.OPEN: 1}
+
+
+def test_an_item_counts_once_in_each_region_however_often_it_is_posted(events: RegionEvents) -> None:
+    journal = [events.submit("a"), events.submit("a"), RegionItem("a", "us"), events.submit("b")]
+    before = events.ledger.submitted()
+    for _ in range(2):
+        events.decide("a", events.open("a", "approve"), automated=True)
+    events.open("b")
+    account = events.account(*journal)
+    assert (account.items, account.total) == (2, 3)
+    assert account.outcomes == {ItemOutcome.BY_POLICY: 1, ItemOutcome.OPEN: 1, ItemOutcome.MISSING: 1}
+    assert account.proof().startswith("2 items accepted, 3 by region = 1 decided by policy")
+    assert before == {RegionItem("a", EU), RegionItem("b", EU)}
+
+
+def test_without_an_accepted_item_the_account_says_so_and_still_shows_a_gap(events: RegionEvents) -> None:
+    assert events.account().proof() == "nothing was submitted from here"
+    assert events.account().proof(is_empty="no submitted item was accepted") == "no submitted item was accepted"
+    events.submit("a")
+    shown = events.account(audited=0).proof()
+    assert shown == "nothing was submitted from here; 0 MISSING, 0 doubled, 1 audit gap(s)"
+
+
+def test_the_summary_of_a_run_counts_no_case_of_an_item_that_was_submitted_before() -> None:
+    items = {RegionItem("a", "eu"), RegionItem("a", "us"), RegionItem("b", "eu")}
+    assert describe_items(items, items) == "2 different items, 3 new cases (2 in eu, 1 in us)"
+    assert describe_items(items, {RegionItem("b", "eu")}) == (
+        "2 different items (1 submitted before), 1 new cases (1 in eu)"
+    )
+    assert describe_items(items, set()) == "2 different items (2 submitted before), 0 new cases"
 
 
 def test_access_events_are_not_part_of_the_account() -> None:

@@ -11,7 +11,7 @@ from services.audit.handlers import AppendRecords
 from services.intake.items.domain.status import DeadLetterFact, StatusFacts
 from services.intake.projection.handlers import ItemUpdate, Projection
 from shared.contracts import ids, topics
-from shared.contracts.events import CASE_OPENED, ITEM_SUBMITTED, ITEM_WITHDRAWN
+from shared.contracts.events import CASE_OPENED, CASE_WITHDRAWN, ITEM_SUBMITTED, ITEM_WITHDRAWN
 from shared.kafka.consumer import RawRecord
 
 ITEM = ids.item_id("shop", "product", "1", "1")
@@ -61,6 +61,21 @@ def test_a_dead_letter_has_the_position_of_its_record_and_of_the_blocking_record
 ) -> None:
     assert facts_of(letter(ROUTER, ITEM_SUBMITTED, SUBMITTED, **more)) == StatusFacts(dead_submission=expected)
     assert facts_of(letter(DECISION, CASE_OPENED, OPENED, **more)) == StatusFacts(dead_case=expected)
+
+
+@pytest.mark.parametrize("more", [{}, {"met": "12"}])
+def test_a_discard_is_a_fact_about_the_item(more: Mapping[str, str]) -> None:
+    closing = {"reason": "discarded: junk", "discarded": "junk", "by": "ops", **more}
+    at = 12 if more else 7
+    expected = DeadLetterFact(position=at, reason="discarded: junk", at=TIME, discarded=True)
+    assert facts_of(letter(ROUTER, ITEM_SUBMITTED, SUBMITTED, **closing)) == StatusFacts(dead_submission=expected)
+    assert facts_of(letter(DECISION, CASE_OPENED, OPENED, **closing)) == StatusFacts(dead_case=expected)
+
+
+@pytest.mark.parametrize(("group", "event_type"), [(ROUTER, ITEM_WITHDRAWN), (DECISION, CASE_WITHDRAWN)])
+def test_a_discarded_withdrawal_does_not_wait(group: str, event_type: str) -> None:
+    record = letter(group, event_type, ids.derive("withdrawal"), discarded="junk", by="ops")
+    assert facts_of(record) == StatusFacts(withdrawal_discarded=TIME)
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,38 @@ import pytest
 from aiokafka import TopicPartition
 from prometheus_client import REGISTRY
 
-from piepowder.dead_letters import RegionDeadLetters, ReplayUnit, copies, replay_record
+from piepowder.dead_letters import OpenLetter, RegionDeadLetters, ReplayUnit, copies, replay_record
 from shared.contracts import topics
+from shared.contracts.envelope import decode
+from shared.contracts.events import DeadLetterDiscarded
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.dead_letters import escape_headers, original_headers
-from shared.kafka.parking import REPLAY_HEADER, KeyPartition, Parked, ReplayMark, encode_mark, parse_replayed
+from shared.kafka.discards import Discard
+from shared.kafka.parking import (
+    REPLAY_HEADER,
+    GroupState,
+    KeyPartition,
+    Parked,
+    ReplayMark,
+    encode_mark,
+    parse_replayed,
+)
 from shared.kafka.producer import Record
 from shared.runtime import metrics
 from shared.runtime.errors import Poison
-from tests.support.in_memory_kafka import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, InMemoryParkedKeys, consume
+from tests.support.in_memory_kafka import (
+    GROUP,
+    LETTERS,
+    PARKED,
+    REGION,
+    TOPIC,
+    Broker,
+    Crash,
+    InMemoryParkedKeys,
+    consume,
+)
 
+JUNK = Discard("ops", "junk of a test", "2026-05-01T10:00:00.000Z", "failing")
 Handle = Callable[[Sequence[Received[str]]], Any]
 
 
@@ -72,16 +94,34 @@ def parked(broker: Broker, group: str = GROUP) -> list[bytes]:
 
 
 def replay_records(
-    broker: Broker, *, leave: bool = False, only: Callable[[ReplayUnit], bool] = lambda _: True
+    broker: Broker,
+    *,
+    leave: bool = False,
+    only: Callable[[ReplayUnit], bool] = lambda _: True,
+    discards: Callable[[OpenLetter, int], bool] = lambda *_: False,
 ) -> list[Record]:
-    """The copies that a replay sends."""
+    """The copies that a replay sends. `discards` has a letter and its place in its unit."""
     stored = {(TopicPartition(r.topic, r.partition), r.offset): r for r in broker.all(LETTERS)}
     return [
         replay_record(letter, stored[letter.stored], mark)
         for unit in dead_letters(broker).units()
         if only(unit)
-        for letter, mark in zip(unit.letters, copies(unit, whole=True, leave=leave), strict=True)
+        for letter, mark in zip(
+            unit.letters,
+            copies(
+                unit,
+                whole=True,
+                leave=leave,
+                discards={each.id: JUNK for n, each in enumerate(unit.letters) if discards(each, n)},
+            ),
+            strict=True,
+        )
     ]
+
+
+def discard_records(broker: Broker, *, with_waiting: bool = False) -> list[Record]:
+    """The copies that a discard of the first record of each chain sends, or of all records."""
+    return replay_records(broker, discards=lambda _, n: with_waiting or n == 0)
 
 
 def reason(letter: RawRecord) -> str:
@@ -304,8 +344,8 @@ class OutdatedParkedKeys(InMemoryParkedKeys):
         super().__init__(broker, GROUP)
         self._known = known
 
-    async def read(self) -> dict[KeyPartition, Parked]:
-        return self._known
+    async def read(self) -> GroupState:
+        return GroupState(self._known, {})
 
 
 async def test_an_outdated_entry_frees_no_key_too_early_and_is_corrected() -> None:
@@ -379,6 +419,155 @@ async def test_a_replay_can_leave_the_failing_record_behind() -> None:
     await consume(broker, reader)
     assert reader.handled == ["a2", "a3", "a4", "a1"]
     assert dead_lettered(broker) == []
+
+
+def discard_events(broker: Broker) -> list[DeadLetterDiscarded]:
+    found = [decode(each.headers, each.key, each.value, region=REGION) for each in broker.all(topics.access(REGION))]
+    unique = {event.attributes.id: event.data for event in found}
+    return sorted(unique.values(), key=lambda event: event.offset)
+
+
+async def test_a_discarded_record_frees_its_key_and_the_records_behind_it_are_handled_in_order() -> None:
+    broker, reader = Broker(), FailingHandler("a1")
+    await post(broker, "a1", "a2", "a3")
+    await consume(broker, reader)
+    await broker.send(discard_records(broker))
+    await post(broker, "a4")
+    await consume(broker, reader)
+    assert reader.handled == ["a2", "a3", "a4"]
+    assert (parked(broker), dead_lettered(broker)) == ([], [])
+    [letter] = dead_letters(broker).discarded.values()
+    assert (letter.letter.id.offset, letter.by, letter.why) == (0, "ops", "junk of a test")
+    [event] = discard_events(broker)
+    assert (event.group, event.topic, event.partition, event.offset) == (GROUP, TOPIC, 0, 0)
+    assert (event.by, event.why, event.reason) == ("ops", "junk of a test", "failing")
+
+
+async def test_a_whole_chain_can_be_discarded_at_once() -> None:
+    broker, reader = Broker(), FailingHandler("a1")
+    await post(broker, "a1", "a2", "b1", "a3")
+    await consume(broker, reader)
+    copies = discard_records(broker, with_waiting=True)
+    await post(broker, "a4")
+    await consume(broker, reader)  # waits behind the chain, and was not selected
+    await broker.send(copies)
+    await consume(broker, reader)
+    assert (reader.handled, parked(broker), dead_lettered(broker)) == (["b1"], [b"a"], ["a4"])
+    await broker.send(replay_records(broker))
+    await consume(broker, reader)
+    assert (reader.handled, parked(broker), dead_lettered(broker)) == (["b1", "a4"], [], [])
+    assert [event.offset for event in discard_events(broker)] == [0, 1, 3]
+
+
+@pytest.mark.parametrize("is_corrected", [False, True])
+@pytest.mark.parametrize("with_waiting", [False, True])
+async def test_a_reset_of_the_group_neither_reopens_a_discarded_record_nor_handles_it(
+    is_corrected: bool, with_waiting: bool
+) -> None:
+    broker, reader = Broker(), FailingHandler("a1")
+    await post(broker, "a1", "a2", "b1")
+    await consume(broker, reader)
+    await broker.send(discard_records(broker, with_waiting=with_waiting))
+    await consume(broker, reader)
+    before = len(broker.all(LETTERS))
+    if is_corrected:
+        reader.failing.clear()
+    broker.committed.clear()
+    again = FailingHandler(*reader.failing)
+    await consume(broker, again)
+    assert sorted(again.handled) == sorted(reader.handled) == (["b1"] if with_waiting else ["a2", "b1"])
+    assert (parked(broker), dead_lettered(broker)) == ([], [])
+    assert len(broker.all(LETTERS)) == before
+
+
+async def test_a_record_at_the_place_of_a_discarded_one_in_a_new_topic_is_handled() -> None:
+    broker, reader = Broker(), FailingHandler("a1")
+    await post(broker, "a1", "a2")
+    await consume(broker, reader)
+    await broker.send(discard_records(broker))
+    await consume(broker, reader)
+    del broker.records[TopicPartition(TOPIC, 0)]
+    broker.committed.clear()
+    await post(broker, "a7", "a8")
+    await consume(broker, reader)
+    assert reader.handled == ["a2", "a7", "a8"]
+
+
+@pytest.mark.parametrize("size", [1, 2000])
+async def test_a_crash_at_any_step_of_a_discard_gives_the_same_result(size: int) -> None:
+    steps = 0
+    while True:
+        broker, reader = Broker(), FailingHandler("a1")
+        await post(broker, "a1", "a2", "a3")
+        await consume(broker, reader, batch=size)
+        await broker.send(discard_records(broker))
+        broker.steps_to_crash = steps
+        with suppress(Crash):
+            await consume(broker, reader, batch=size)
+        is_done, broker.steps_to_crash = broker.steps_to_crash >= 0, None
+        await consume(broker, reader, batch=size)
+        assert (reader.handled, parked(broker), dead_lettered(broker)) == (["a2", "a3"], [], []), steps
+        assert [event.offset for event in discard_events(broker)] == [0], steps
+        broker.committed.clear()
+        again = FailingHandler("a1")
+        await consume(broker, again, batch=size)
+        assert (again.handled, parked(broker), dead_lettered(broker)) == (["a2", "a3"], [], []), steps
+        if is_done:
+            return
+        steps += 1
+
+
+async def test_a_discard_that_is_sent_twice_or_after_a_replay_changes_nothing_more() -> None:
+    broker, reader = Broker(), FailingHandler("a1")
+    await post(broker, "a1", "a2")
+    await consume(broker, reader)
+    discards, replays = discard_records(broker), replay_records(broker)
+    await broker.send([*discards, *discards, *replays])
+    await consume(broker, reader)
+    assert (reader.handled, parked(broker), dead_lettered(broker)) == (["a2"], [], [])
+
+    broker, reader = Broker(), FailingHandler("a1")
+    await post(broker, "a1", "a2")
+    await consume(broker, reader)
+    discards, replays = discard_records(broker), replay_records(broker)
+    reader.failing.clear()
+    await broker.send([*replays, *discards])
+    await consume(broker, reader)
+    assert (reader.handled, parked(broker), dead_lettered(broker)) == (["a1", "a2"], [], [])
+    assert discard_events(broker) == []  # no event says that a handled record was discarded
+
+
+async def test_a_record_behind_a_discarded_one_that_fails_too_keeps_the_key_parked() -> None:
+    broker, reader = Broker(), FailingHandler("a1", "a2")
+    await post(broker, "a1", "a2", "a3")
+    await consume(broker, reader)
+    await broker.send(discard_records(broker))
+    await consume(broker, reader)
+    assert (reader.handled, parked(broker), dead_lettered(broker)) == ([], [b"a"], ["a2", "a3"])
+    await broker.send(discard_records(broker))
+    await consume(broker, reader)
+    assert (reader.handled, parked(broker), dead_lettered(broker)) == (["a3"], [], [])
+
+
+async def test_an_undecodable_record_in_a_chain_can_be_discarded() -> None:
+    broker, reader = Broker(), FailingHandler()
+    await post(broker, "newa1", "a2")
+    await consume(broker, reader)
+    await broker.send(discard_records(broker))
+    await consume(broker, reader)
+    assert (reader.handled, parked(broker), dead_lettered(broker)) == (["a2"], [], [])
+
+
+async def test_a_discard_for_one_group_does_not_concern_another() -> None:
+    broker, reader, other = Broker(), FailingHandler("a1"), FailingHandler("a1")
+    await post(broker, "a1", "a2")
+    await consume(broker, reader)
+    await consume(broker, other, group="piepowder-decision-eu")
+    await broker.send(replay_records(broker, only=lambda unit: unit.group == GROUP, discards=lambda _, n: n == 0))
+    await consume(broker, reader)
+    await consume(broker, other, group="piepowder-decision-eu")
+    assert (reader.handled, other.handled) == (["a2"], [])
+    assert (parked(broker), parked(broker, "piepowder-decision-eu")) == ([], [b"a"])
 
 
 async def test_a_dead_letter_outside_of_a_chain_is_replayed_as_a_new_record() -> None:

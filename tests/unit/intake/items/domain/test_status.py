@@ -18,6 +18,7 @@ from services.intake.items.domain.status import (
     status,
     submitted_to,
     updated_at,
+    withdrawal_waits_since,
 )
 from shared.contracts.events import (
     CaseClaimed,
@@ -190,6 +191,26 @@ def test_a_dead_letter_determines_the_status_until_later_facts_exist() -> None:
     assert dead_letter is not None
     assert dead_letter.reason == "no market"
     assert dead_letter_of(merged(submitted(), dead_submission(), opened())) is None
+
+
+@pytest.mark.parametrize("position", [0, 5])
+def test_a_discarded_dead_letter_is_the_status_in_any_order(position: int) -> None:
+    """The discard is written at the position of the dead letter, or, by the group, at that of a later copy."""
+    parked = StatusFacts(dead_submission=DeadLetterFact(position=0, reason="no market", at=at(3), since=0))
+    closing = DeadLetterFact(position=position, reason="discarded: junk", at=at(2), discarded=True)
+    for order in ([parked, StatusFacts(dead_submission=closing)], [StatusFacts(dead_submission=closing), parked]):
+        known = merged(submitted(), *order)
+        assert status(known) is Status.DISCARDED
+        assert dead_letter_of(known) == closing
+        assert status(merged(known, submitted(9))) is Status.SUBMITTED  # posted again, and not handled yet
+        assert status(merged(known, opened())) is Status.IN_REVIEW
+
+
+def test_a_discarded_withdrawal_does_not_wait_and_the_case_stays_open() -> None:
+    known = merged(submitted(), opened(), withdrawn())
+    assert withdrawal_waits_since(known)
+    known = merged(known, StatusFacts(withdrawal_discarded=at(9)))
+    assert (withdrawal_waits_since(known), status(known)) == ("", Status.IN_REVIEW)
 
 
 def test_other_content_with_the_same_version_is_a_conflict_and_the_first_submission_applies() -> None:
