@@ -287,7 +287,7 @@ def test_a_release_whose_claim_is_not_in_the_topic_any_more_raises_the_token() -
 
 def test_a_decision_under_an_earlier_token_does_not_set_the_token_back() -> None:
     held, _ = leases.claim("eu", stored_case(), NOON, CLAIM)
-    made = decisions.decide("eu", held, None, LATER, DecideCommand(1, "approve", []))[2]
+    made = decisions.decide("eu", held, None, LATER, DecideCommand(1, "approve", []), codes=None)[2]
     assert made is not None
     later, _ = leases.claim("eu", stored_case(), NOON, CLAIM, first_token=first_token(1))
     recovered = applied(later, made).case
