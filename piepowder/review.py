@@ -155,7 +155,7 @@ async def _rules(api: Api) -> Rules:
     try:
         published = (await api.get("router", "/v1/control"))["policy_set"]
     except UserError as error:
-        console_output.warn(f"The titles and conditions of policies are not shown: {error}")
+        console_output.warn(f"{error} The titles and conditions of policies are not shown.")
         return Rules()
     if published is None:
         return Rules()

@@ -146,19 +146,19 @@ def _delimiter(text: str | None) -> str | None:
 def _decimal(text: str | None) -> str | None:
     sign = {"point": ".", "comma": ","}.get(text or "", text)
     if sign not in (None, ".", ","):
-        raise typer.BadParameter(f"{text!r}: expected . or ,")
+        raise typer.BadParameter(f"{text!r}: expected point or comma.")
     return sign
 
 
 def _quoting(text: str | None) -> str | None:
     if text not in (None, "rfc4180", "none"):
-        raise typer.BadParameter(f"{text!r}: expected rfc4180 or none")
+        raise typer.BadParameter(f"{text!r}: expected rfc4180 or none.")
     return text
 
 
 def _numbering(text: str | None) -> str | None:
     if text not in (None, "row"):
-        raise typer.BadParameter(f"{text!r}: expected row; for a column, give --map id=COLUMN")
+        raise typer.BadParameter(f"{text!r}: expected row; for a column, give --map id=COLUMN.")
     return text
 
 
@@ -166,7 +166,7 @@ def _encoding(text: str | None) -> str | None:
     from piepowder.imports.encodings import codec_name  # noqa: PLC0415 - slow to load, and only submit and run need it
 
     if text is not None and codec_name(text) is None:
-        raise typer.BadParameter(f"{text}: expected an encoding such as utf-8, windows-1252 or shift_jis")
+        raise typer.BadParameter(f"{text}: expected an encoding such as utf-8, windows-1252 or shift_jis.")
     return text
 
 

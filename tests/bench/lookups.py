@@ -180,9 +180,10 @@ def template(status: Status) -> str:
         policy_set="1-0123456789abcdef",
         decided_at=time,
     )
-    dead = DeadLetterFact(position=_NUMBER, reason="the record has no item", at=time)
+    discarded = status == Status.DISCARDED
+    dead = DeadLetterFact(position=_NUMBER, reason="the record has no item", at=time, discarded=discarded)
     decided, withdrawn = status in (Status.APPROVED, Status.REJECTED), status == Status.WITHDRAWN
-    has_case = status not in (Status.SUBMITTED, Status.DEAD_LETTERED)
+    has_case = status not in (Status.SUBMITTED, Status.DEAD_LETTERED, Status.DISCARDED)
     facts = StatusFacts(
         subject="%1$s",
         submission=submission,
@@ -193,7 +194,7 @@ def template(status: Status) -> str:
         decision=decision if decided else None,
         withdrawal=WithdrawalFact(position=_NUMBER, at=time) if withdrawn else None,
         closed_at=time if withdrawn else "",
-        dead_submission=dead if status == Status.DEAD_LETTERED else None,
+        dead_submission=dead if status == Status.DEAD_LETTERED or discarded else None,
     )
     return msgspec.json.encode(facts).decode().replace(str(_NUMBER), "%7$s")
 

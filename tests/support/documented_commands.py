@@ -30,6 +30,7 @@ _REGISTRY: Final = "downloads packages of another client"
 NOT_RUN: Final = (
     NotRun("README.md", "make test", "runs all tests, and so this one"),
     NotRun("README.md", ".venv/bin/piepowder review", "needs a person at a terminal"),
+    NotRun("docs/architecture/command.md", ".venv/bin/piepowder review", "needs a person at a terminal"),
     NotRun("docs/architecture/deployment.md", "docker compose up --build --wait", _DOCKER),
     NotRun("docs/architecture/deployment.md", "docker compose exec postgres psql -U piepowder", _DOCKER),
     NotRun("docs/architecture/deployment.md", "export PIEPOWDER_PROFILE=deploy/docker/profile.yaml", _DOCKER),
