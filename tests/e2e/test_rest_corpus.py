@@ -18,7 +18,7 @@ from tests.contract.rest_corpus.recording import Exchange, outcome
 from tests.contract.rest_corpus.scenario import Scenario
 from tests.e2e.conftest import Cell
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 _CONNECTIONS = 16
 _CLIENTS = {"createClient", "changeClient", "createKey", "revokeKey"}
