@@ -41,6 +41,7 @@ from shared.runtime.tasks import run_all
 from shared.service import Service
 from shared.validation import codes
 
+_STORED_CLIENTS: Final = "stored clients"  # a condition of readiness
 _LOOK_SECONDS: Final = 0.1
 DESCRIPTION: Final = """Accepts items: after a 202 response, the topic of every region has the item, acknowledged by all
 in-sync replicas. The same post can be repeated safely, because its ids repeat. The status of items follows the topics,
@@ -158,11 +159,13 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
         (requests_api.available_requests, requests),
     ]
 
+    service.readiness.set(_STORED_CLIENTS, "not compared with the control topic yet")
+
     async def run_registry() -> None:
         """Compare the clients with the control topic, before they are served and the outbox is published."""
         while not published.complete and not stop.is_set():
             await wait(stop, _LOOK_SECONDS)
-        await until_done("stored clients", registry.catch_up, stop=stop, readiness=service.readiness)
+        await until_done(_STORED_CLIENTS, registry.catch_up, stop=stop, readiness=service.readiness)
         clients_api.available_registry.provide(app, registry)
         await run_all((relay.run(stop), registry.keep_up(stop)))
 

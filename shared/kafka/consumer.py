@@ -122,6 +122,7 @@ class BatchConsumer(Generic[M]):
     def __post_init__(self) -> None:
         self._parking = Parking(self.dead_letters, self.parked, self.clock)
         self._condition = f"consumer {self.group}"
+        self.readiness.set(self._condition, "not connected to Kafka yet")  # before the first task runs
         self._stopped = StoppedPartitions(self.group, self.readiness, self._is_placed)
         self._storms = StormGuard(self.stops, self._stopped, self.clock)
         self._rewinds: dict[TopicPartition, int] = {}

@@ -113,7 +113,7 @@ def test_notices_of_trusted_flaggers_come_first_outlive_the_item_and_can_be_appe
 
 async def test_the_tour_of_the_docs_works_as_it_is_written(cell: Cell) -> None:
     page = (project_root() / "docs" / "architecture" / "notices-and-appeals.md").read_text()
-    tour = page.partition("## A tour\n")[2].partition("```\n")[2].partition("```")[0]
+    tour = page.partition("## A tour\n")[2].partition("```sh\n")[2].partition("```")[0]
     places = {
         "INTAKE": cell.url("intake"),
         "DECISION": cell.url("decision", cell.eu),

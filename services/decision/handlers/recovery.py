@@ -129,10 +129,10 @@ class RecoverCases:
         self._readiness = readiness
         self._clock = clock
         self._truncated_since: float | None = None
+        self._report("the events that the service has published are not compared with the database yet")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Recover the database at the start and after each sign of a restore, until `stop` is set."""
-        self._report("the events that the service has published are not compared with the database yet")
         while not stop.is_set():
             try:
                 is_open = await self.step()

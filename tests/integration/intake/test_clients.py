@@ -552,7 +552,7 @@ async def test_the_commands_of_the_documented_tour_work(services: IntakeAndAudit
     """Each `curl` of docs/architecture/clients.md, in order, with the sample's names."""
     page = (project_root() / "docs" / "architecture" / "clients.md").read_text()
     lines = page.partition("## A tour\n")[2].partition("\n## ")[0]
-    block = lines.partition("```\n")[2].partition("```")[0]
+    block = lines.partition("```sh\n")[2].partition("```")[0]
     script = f"set -eu\nPIEPOWDER_INTAKE_URL={str(services.intake.http.base_url).rstrip('/')}\nKEY={ADMIN}\n{block}"
     process = await start_process("bash", "-c", script, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()

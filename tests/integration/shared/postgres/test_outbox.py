@@ -198,7 +198,9 @@ async def test_a_transaction_has_its_number_before_it_gets_an_id_and_the_ids_hav
 
 async def test_a_relay_that_stops_leaves_its_locks_and_settings_to_no_other_user_of_the_pool(urls: str) -> None:
     one = await Database.connect(urls, connections=1)
-    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    locks = """
+        SELECT count(*) FROM pg_locks
+        WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
     try:
         async with asyncio.timeout(10):
             async with relaying(one, InMemoryTarget()) as relay:

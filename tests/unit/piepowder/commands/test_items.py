@@ -80,7 +80,7 @@ def test_a_confirmed_or_stated_encoding_is_used(tmp_path: Path, confirmation: li
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--decimal", "x"], "expected . or ,"),
+        (["--decimal", "x"], "expected point or comma"),
         (["--encoding", "klingon"], "expected an encoding"),
         (["--encoding", "hex"], "expected an encoding"),
         (["--quoting", "some"], "expected rfc4180 or none"),
