@@ -66,14 +66,13 @@ def _routing_of(service: Service, control: ControlState, region: str) -> Loop:
 
     async def routing(stop: asyncio.Event) -> None:
         while True:
-            consumer = consumer_of(service, control, region)
             await _first_of(control.wait_complete(), stop)
             if not control.routes(region) and not stop.is_set():
                 log.warning("the model does not have the region; its submissions wait", extra={"region": region})
             await _first_of(control.wait_for(lambda: control.routes(region)), stop)
             if stop.is_set():
                 return
-            ended = asyncio.Event()
+            consumer, ended = consumer_of(service, control, region), asyncio.Event()
             watching = asyncio.create_task(_first_of(control.wait_for(lambda: not control.routes(region)), stop))
             watching.add_done_callback(partial(_set, ended))
             try:
