@@ -91,8 +91,8 @@ def compare(before: History, after: History) -> list[Violation]:
     found += _changed("a step of a request", _keyed(tables.steps, 2), _keyed(tables_after.steps, 2))
     found += _changed("a client", _keyed(tables.clients), _keyed(tables_after.clients))
     found += _changed("a client's key", _keyed(tables.keys, 2), _keyed(tables_after.keys, 2))
-    old_ids = {event.id for event in _replayed(before)}
-    made = {event.id: event for event in _replayed(after) if event.id not in old_ids | other_openings}
+    known_ids = {event.id for event in _replayed(before)} | other_openings
+    made = {event.id: event for event in _replayed(after) if event.id not in known_ids}
     found += [Violation(5, "a replay created a new event", (str(event),)) for event in made.values()]
     return found
 
