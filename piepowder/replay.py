@@ -391,7 +391,7 @@ def show_units(found: Sequence[RegionUnits], *, effect: str = "") -> None:
 
 
 def describe_effect(units: Sequence[ReplayUnit], request: DiscardRequest | None) -> str:
-    """What a replay or a discard of units would do."""
+    """The effect of a replay or a discard of units, as text."""
     records = sum(len(unit.letters) for unit in units)
     if request is None:
         return f"{records:,} records would be replayed"

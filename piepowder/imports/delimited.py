@@ -185,7 +185,7 @@ class DelimitedTable:
         return found
 
     def _quoting_of_tabs(self) -> _Quoting:
-        """How a tab-separated file uses quotation marks; such files have no common rule.
+        """The use of quotation marks in a tab-separated file; such files have no common rule.
 
         They enclose cells if the whole file can be read so. They are ordinary characters if the file has cells such as
         `"GoPro" cable` and each of its lines has as many cells as the header, or if they are only around some cells of

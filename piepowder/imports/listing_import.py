@@ -226,7 +226,7 @@ class _TableReader:
 
 
 class _Survey:
-    """What the columns show as a whole."""
+    """Counts over all rows that decide how cells are read: decimal signs of prices, words for "no GTIN", ids."""
 
     def __init__(self, mapping: ColumnMapping, options: FileOptions) -> None:
         self.rows = 0

@@ -349,7 +349,7 @@ async def test_a_claim_that_was_only_returned_is_lost_although_kafka_knows_nothi
 async def test_older_files_of_the_server_under_a_running_service_are_noticed(
     kafka: str, region: str, tmp_path: Path
 ) -> None:
-    """A snapshot of the volume that is put back: the server, its timeline, the database and the table are the same."""
+    """An older snapshot of the volume: the server, its timeline, the database and the table are the same."""
     server = LocalPostgres(tmp_path / "postgres")
     url = f"{(await asyncio.to_thread(server.start)).rpartition('/')[0]}/snapshot"
     data, copy = server.folder / "data", tmp_path / "copy"

@@ -27,7 +27,7 @@ WRONG = ("", "q", "Q", "\x1b", "Y", "yes", "a", "s", "FAKE", " y", "y ", "x")
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What the command writes."""
+    """The output of the command."""
     written = io.StringIO()
     console = Console(file=written, width=160, highlight=False, markup=False, emoji=False)
     monkeypatch.setattr(console_output, "console", console)

@@ -107,7 +107,7 @@ async def test_parked_keys_of_each_group_on_the_path_of_an_item_are_unfinished(
 async def test_what_waits_is_read_in_the_order_of_an_items_path(
     key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What passes a stage after it was read is seen in the next one."""
+    """An item that passes a stage after it was read is seen in the next one."""
     read: list[str] = []
     for stage in ("_unrouted", "_unstored", "_parked", "_open_cases"):
 
