@@ -66,21 +66,21 @@ def _routing_of(service: Service, control: ControlState, region: str) -> Loop:
 
     async def routing(stop: asyncio.Event) -> None:
         while True:
+            consumer = consumer_of(service, control, region)
             await _first_of(control.wait_complete(), stop)
             if not control.routes(region) and not stop.is_set():
                 log.warning("the model does not have the region; its submissions wait", extra={"region": region})
+                service.readiness.set(f"consumer {consumer.group}", None)  # this is no fault of the router
             await _first_of(control.wait_for(lambda: control.routes(region)), stop)
             if stop.is_set():
                 return
-            consumer, ended = consumer_of(service, control, region), asyncio.Event()
+            ended = asyncio.Event()
             watching = asyncio.create_task(_first_of(control.wait_for(lambda: not control.routes(region)), stop))
             watching.add_done_callback(partial(_set, ended))
             try:
                 await consumer.run(ended)
             finally:
                 watching.cancel()
-            if not stop.is_set():  # the region has left the model: this is no fault of the router
-                service.readiness.set(f"consumer {consumer.group}", None)
 
     return routing
 
