@@ -27,6 +27,8 @@ up:
 	@exec $(BIN)/python -m piepowder up $(ARGS)
 
 test: static
+	@echo "== Kafka's jars"
+	@$(BIN)/python -m deploy.local.jars
 	@echo "== every test, in $(WORKERS) processes on one Kafka and one PostgreSQL"
 	@$(BIN)/python -m pytest -n $(WORKERS) --ignore=tests/e2e/test_chaos_short.py tests/e2e tests/integration \
 		tests/contract tests/unit tests/property tests/architecture $(ARGS)

@@ -4,7 +4,6 @@ A service with a database has its positions there, and notices a change within s
 positions are the offsets that its group has committed, which Kafka changes only while the group has no member.
 """
 
-import re
 import shlex
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,12 +28,12 @@ from shared.kafka.stored_positions import StoredPosition
 from shared.postgres import position_admin
 from shared.postgres.position_admin import GroupPosition
 from shared.runtime.clock import SystemClock, to_text
+from shared.runtime.passwords import without_password
 from shared.runtime.user_errors import UserError, cause
 
 SOURCE: Final = "piepowder/command"
 _CLIENT: Final = "piepowder-positions"
 _ROUTER: Final = "piepowder-router-"
-_PASSWORD: Final = re.compile(r"(?<=://)(?P<user>[^:/?#]*):[^/?#]*(?=@)|(?P<before>[?&])password=[^&]*&?")
 _clock = SystemClock()
 
 
@@ -80,11 +79,6 @@ async def show(bootstrap: str, found: Sequence[GroupPosition], *, database: str 
     if gaps and database is not None and without_password(database) != database:
         console_output.show("The password is not shown: set PGPASSWORD, or add it to the URL of the database.")
     return not gaps
-
-
-def without_password(url: str) -> str:
-    """The URL of a database without its password, also if it is a parameter."""
-    return _PASSWORD.sub(lambda found: found["user"] or found["before"] or "", url).rstrip("?&")
 
 
 def _is_of_new_group(stored: StoredPosition) -> bool:

@@ -103,8 +103,8 @@ def run(job: Job, *, nodes: int, regions: Sequence[str], stay: bool) -> bool:
         console_output.show(f"Ready after {_clock.monotonic() - began:.1f} s")
         result = asyncio.run(main_job(running, job, listings))
         if stay:
-            _show_next_steps(running, job.folder)
             with suppress(KeyboardInterrupt):
+                _show_next_steps(running, job.folder)
                 running.watch()
         return result.account.holds
 
@@ -324,7 +324,8 @@ def describe_items(items: Collection[RegionItem], new: Collection[RegionItem]) -
     different = len({item.item_id for item in items})
     repeated = different - len({item.item_id for item in new})
     before = f" ({repeated:,} submitted before)" if repeated else ""
-    return f"{different:,} different items{before}, {len(new):,} new cases{f' ({regions})' if regions else ''}"
+    items_text = f"{different:,} different {'item' if different == 1 else 'items'}{before}"
+    return f"{items_text}, {len(new):,} new {'case' if len(new) == 1 else 'cases'}{f' ({regions})' if regions else ''}"
 
 
 def _example_subject(account: Account, journal: Path) -> str | None:

@@ -1,18 +1,21 @@
 """Typed settings from environment variables, with defaults that work locally.
 
-An invalid value ends the process with a sentence: the variable, its value and the reason.
+An invalid value ends the process with a sentence: the variable, its value without a password, and the reason.
 """
 
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, NoReturn, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from shared.runtime.passwords import without_password
 from shared.runtime.user_errors import sentence
 from shared.validation.regions import check_region
 
@@ -85,13 +88,24 @@ def load(kind: type[S]) -> S:
         return kind()
     except SettingsError as error:  # invalid JSON; only the message has the field's name
         name = str(error).partition('field "')[2].partition('"')[0]
-        _exit([(name, f"not JSON: {error.__cause__}", os.environ.get(f"PIEPOWDER_{name.upper()}"))])
+        _exit([_invalid(name, f"not JSON: {error.__cause__}", os.environ.get(f"PIEPOWDER_{name.upper()}"))])
     except ValidationError as error:
-        _exit([(".".join(str(part) for part in e["loc"]), e["msg"], e["input"]) for e in error.errors()])
+        _exit([_problem(one) for one in error.errors()])
 
 
-def _exit(problems: list[tuple[str, str, object]]) -> NoReturn:
-    for name, message, given in problems:
-        text = f"PIEPOWDER_{name.upper()} = {given!r} is not valid: {message.removeprefix('Value error, ')}"
-        print(sentence(text), file=sys.stderr)
+def _problem(error: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":  # the error's input is every other setting
+        return f"PIEPOWDER_{name.upper()} is not set."
+    return _invalid(name, error["msg"], error["input"])
+
+
+def _invalid(name: str, message: str, given: object) -> str:
+    value = without_password(given) if isinstance(given, str) else given
+    return sentence(f"PIEPOWDER_{name.upper()} = {value!r} is not valid: {message.removeprefix('Value error, ')}")
+
+
+def _exit(problems: Sequence[str]) -> NoReturn:
+    for problem in problems:
+        print(problem, file=sys.stderr)
     sys.exit(2)

@@ -25,6 +25,7 @@ from shared.postgres import positions as stored_positions
 from shared.postgres.database import Database
 from shared.postgres.positions import SESSION, PositionTable
 from shared.runtime.errors import Transient
+from shared.runtime.passwords import without_password
 from shared.runtime.user_errors import UserError
 from tests.support import recreation
 from tests.support.consumer_group import read_all, until
@@ -350,7 +351,7 @@ async def test_the_command_names_missing_records_with_status_1_and_accepts_exact
     shown = await command("show", *servers)
     lost = [group.name, group.topic, "0", "0", "1"]
     assert shown.exit_code == 1
-    where = ["--database", commands.without_password(group.url)]
+    where = ["--database", without_password(group.url)]
     assert " ".join(["positions", "accept-loss", *lost, *where]) in " ".join(shown.output.split())
     assert (await command("accept-loss", *lost[:-1], "all", *servers)).exit_code == 2
     assert isinstance((await command("accept-loss", *lost[:-1], "unknown", *servers)).exception, UserError)
@@ -391,7 +392,7 @@ async def test_a_new_group_starts_behind_deleted_records_by_one_command_that_say
     await group.until_missing(f"{group.topic}[0]: the records 0 to 1 are missing")
     servers = ["--database", group.url, "--kafka", group.kafka]
     shown = await command("show", *servers)
-    where = f"--database {commands.without_password(group.url)}"
+    where = f"--database {without_password(group.url)}"
     assert f"positions init {group.name} {where}" in " ".join(shown.output.split())
     places = {TopicPartition(group.topic, 0): 2, TopicPartition(group.topic, 2): 2}
     assert await init(group) == places

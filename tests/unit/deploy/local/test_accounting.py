@@ -369,7 +369,7 @@ def test_the_summary_of_a_run_counts_no_case_of_an_item_that_was_submitted_befor
     items = {RegionItem("a", "eu"), RegionItem("a", "us"), RegionItem("b", "eu")}
     assert describe_items(items, items) == "2 different items, 3 new cases (2 in eu, 1 in us)"
     assert describe_items(items, {RegionItem("b", "eu")}) == (
-        "2 different items (1 submitted before), 1 new cases (1 in eu)"
+        "2 different items (1 submitted before), 1 new case (1 in eu)"
     )
     assert describe_items(items, set()) == "2 different items (2 submitted before), 0 new cases"
 

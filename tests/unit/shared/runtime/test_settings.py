@@ -57,7 +57,20 @@ def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.delenv("PIEPOWDER_REGIONS", raising=False)
     with pytest.raises(SystemExit):
         load(Settings)
-    assert "PIEPOWDER_REGIONS" in capsys.readouterr().err
+    assert capsys.readouterr().err == "PIEPOWDER_REGIONS is not set.\n"
+
+
+def test_the_password_in_an_invalid_value_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIEPOWDER_REGIONS", "eu")
+    monkeypatch.setenv("PIEPOWDER_OIDC_ISSUER", "postgresql://anna:secret@db/audit")
+    with pytest.raises(SystemExit):
+        load(Settings)
+    assert capsys.readouterr().err == (
+        "PIEPOWDER_OIDC_ISSUER = 'postgresql://anna@db/audit' is not valid: "
+        "expected https://..., or http:// on this machine.\n"
+    )
 
 
 def test_an_issuer_requires_an_audience(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,8 @@
-"""The commands that `piepowder positions show` advises name the database, and never its password."""
+"""A URL that is shown has no password."""
 
 import pytest
 
-from piepowder.positions import without_password
+from shared.runtime.passwords import without_password
 
 
 @pytest.mark.parametrize(
