@@ -1,7 +1,7 @@
 """A case as a reviewer sees it: everything that the decision depends on, in words.
 
 Texts of items, notices and appeals are untrusted: they are shown without control characters. On the screen, a long text
-is cut, with the number of lines that are missing; `view` shows the whole case in a pager.
+is cut, with the number of lines that are missing; the key `v` shows the whole case in a pager.
 """
 
 import re
@@ -55,6 +55,12 @@ def contested_decision(case: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return contested
 
 
+def notice_of(case: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The notice of the case or, for an appeal, of a case that it concerns; None if there is none."""
+    notices = (case.get("notice"), *(one.get("notice") for one in case.get("concerns") or []))
+    return next(filter(None, notices), None)
+
+
 def rejects(case: Mapping[str, Any], action: str) -> bool:
     """True if the action restricts the item, so that it needs a reason: a rejection, or an overturned approval."""
     contested = contested_decision(case)
@@ -88,8 +94,8 @@ def effect(case: Mapping[str, Any], action: str) -> str:
 
 def case_display(
     case: Mapping[str, Any], rules: Rules, earlier: DecidedCases, now: datetime, *, lines: int | None = None
-) -> tuple[RenderableType, bool]:
-    """The case for the terminal, and True if a text was cut to `lines` lines (None: nothing is cut)."""
+) -> RenderableType:
+    """The case for the terminal. Each text is cut to `lines` lines (None: nothing is cut)."""
     item, trace = item_case(case).get("item") or {}, case.get("trace") or {}
     price = item.get("price") or {}
     version = item_case(case).get("version")
@@ -118,14 +124,13 @@ def case_display(
         "earlier": "\n".join(_earlier(case, earlier)),
         "due": due_in(str(case.get("due_at")), now),
     }
-    cut, kept = False, dict[str, object]()
+    kept = dict[str, object]()
     for name, value in shown.items():
         text = value if isinstance(value, Text) else Text("\n".join(_clean_lines(str(value or ""))))
         if text:
-            kept[name], is_cut = _cut(text, lines)
-            cut = cut or is_cut
+            kept[name] = _cut(text, lines)
     head = Rule(Text(console_output.clean(f"{case.get('queue')}  {case.get('case_id')}", 300)), align="left")
-    return Group(head, console_output.fields(kept)), cut
+    return Group(head, console_output.fields(kept))
 
 
 def complaint(case: Mapping[str, Any]) -> dict[str, object]:
@@ -138,8 +143,7 @@ def complaint(case: Mapping[str, Any]) -> dict[str, object]:
             "against": f"{_decision(contested, contested)}, on the {contested.get('case_type', 'item')}",
             "appeal": _bold(appeal["explanation"]),
         }
-    notices = (case.get("notice"), *(one.get("notice") for one in case.get("concerns") or []))
-    if notice := next(filter(None, notices), None):
+    if notice := notice_of(case):
         shown |= {
             "notice by": _person(notice["reporter"]),
             "ground": notice["ground"],
@@ -235,14 +239,14 @@ def _clean_lines(text: str) -> list[str]:
     return [console_output.clean(line, _LONGEST) for line in text.splitlines()]
 
 
-def _cut(text: Text, lines: int | None) -> tuple[Text, bool]:
+def _cut(text: Text, lines: int | None) -> Text:
     """The first lines of a text on this screen, with the number of lines that are left out."""
     if lines is None:
-        return text, False
+        return text
     console = console_output.console
     wrapped = text.wrap(console, max(20, console.width - 16))
     if len(wrapped) <= lines:
-        return text, False
+        return text
     shown = Text("\n").join(wrapped[:lines])
     shown.append(f"\n… {len(wrapped) - lines:,} more lines: v shows the whole case", style="yellow")
-    return shown, True
+    return shown

@@ -1,140 +1,43 @@
 """Review by a person at the terminal: one case at a time, under a lease that is extended while the reviewer reads.
 
 A decision needs the exact letter and Enter, and a rejection also its reasons and a confirmation, so no single key
-decides a case. `q`, Esc or an empty line cancels every question. The lease ends when the reviewer skips the case or
-quits; a skipped case is not claimed again in the same run.
+decides a case. At the prompt of a case, `q` ends the review, and an empty line or Esc does nothing; at every other
+prompt, `q`, Esc or an empty line cancels. The lease ends when the reviewer skips the case or quits; a skipped case is
+not claimed again in the same run.
 """
 
 import asyncio
-import os
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from enum import Enum, auto
 from typing import Any, Final
 
 import msgspec
 
 from piepowder import case_display, console_output
-from piepowder.case_display import EARLIER_SHOWN, DecidedCases, Rules, contested_decision
+from piepowder.case_display import DecidedCases, Rules, contested_decision
 from piepowder.client import Api, ApiError
 from piepowder.line_input import ESC, LineInput, line_input
-from shared.contracts import ids
+from piepowder.review_session import (
+    LEASE_ENDED,
+    LEASE_SECONDS,
+    LONGEST_NOTE,
+    MAX_REASONS,
+    MAX_SKIPPED,
+    LeasedCase,
+    ReviewSession,
+    ValidReasons,
+    suggested_reasons,
+)
 from shared.contracts.events import Policy
-from shared.runtime.clock import Clock, SystemClock, to_text
+from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.user_errors import UserError
 
-LEASE_SECONDS: Final = 120
-MAX_SKIPPED: Final = 1_000  # of a claim
-_LONGEST_NOTE: Final = 5_000
-_MAX_REASONS: Final = 20
 _FIELD_LINES: Final = 12  # of a long text on the screen
-_CANCEL: Final = ("", "q", "Q", ESC)
+_CANCEL: Final = ("", "q", "Q", ESC)  # Q, too: it must not become a note or a reason code
 _PAST: Final = {"approve": "Approved", "reject": "Rejected", "uphold": "Upheld", "overturn": "Overturned"}
-_LOST: Final = frozenset(
-    {
-        "lease-expired",
-        "lease-released",
-        "wrong-lease-token",
-        "lost-in-restore",
-        "superseded",
-        "withdrawn",
-        "closed",
-        "already-decided",
-    }
-)
+_KEYS: Final = {"n": "note", "v": "view", "s": "skip", "q": "quit"}  # besides the actions of the case
 _clock = SystemClock()
-
-
-class LeasedCase(msgspec.Struct, frozen=True):
-    """A case and its lease, as `POST /v1/claims` returns them."""
-
-    case: dict[str, Any]
-    lease: dict[str, Any]
-
-    @property
-    def id(self) -> str:
-        return str(self.case["case_id"])
-
-    @property
-    def token(self) -> int:
-        return int(self.lease["token"])
-
-
-class ValidReasons(msgspec.Struct, frozen=True):
-    """The reason codes that a decision may have now, each with its titles."""
-
-    titles: Mapping[str, Sequence[str]] = {}
-
-    def unknown(self, codes: Sequence[str]) -> list[str]:
-        """Those of `codes` that are not valid."""
-        return [code for code in codes if code not in self.titles]
-
-
-class ReviewSession:
-    """The review API of a region, for one reviewer."""
-
-    def __init__(self, api: Api, region: str, reviewer: str, team: str, queues: Sequence[str] = ()) -> None:
-        self.region = region
-        self.reviewer = reviewer
-        self._api = api
-        self._team = team
-        self._queues = list(queues)
-        self._claims = 0
-        self._run = ids.derive("claims", reviewer, str(os.getpid()), to_text(_clock.now()))
-
-    async def claim(self, *, skipped: Sequence[str] = (), only: Sequence[str] = ()) -> LeasedCase | None:
-        """Claim the most urgent case that is none of `skipped` and, if given, one of `only`; None if none waits."""
-        self._claims += 1
-        wanted: dict[str, Any] = {"reviewer": self.reviewer, "team": self._team, "lease_seconds": LEASE_SECONDS}
-        options = {"queues": self._queues, "skipped_cases": list(skipped), "only_cases": list(only)}
-        wanted |= {name: value for name, value in options.items() if value}
-        claim = await self._api.post(self._service, "/v1/claims", wanted, key=f"{self._run}-{self._claims}")
-        return None if claim is None else msgspec.convert(claim, LeasedCase)
-
-    async def heartbeat(self, leased: LeasedCase) -> None:
-        """Extend the lease; raises `ApiError` when it is lost."""
-        await self._post(leased, "heartbeat", {"lease_seconds": LEASE_SECONDS})
-
-    async def release(self, leased: LeasedCase, reason: str) -> None:
-        """Release the case."""
-        await self._post(leased, "release", {"reason": reason})
-
-    async def decide(self, leased: LeasedCase, action: str, reasons: Sequence[str], note: str = "") -> None:
-        """Decide the case; raises `ApiError` when this reviewer no longer holds it."""
-        body: dict[str, Any] = {"action": action, "reasons": list(reasons)}
-        if note:
-            body["note"] = note
-        await self._post(leased, "decisions", body)
-
-    async def reason_codes(self) -> ValidReasons:
-        """The reason codes that are valid now."""
-        found = await self._api.get(self._service, "/v1/reasons")
-        return ValidReasons({reason["code"]: reason["titles"] for reason in found["reasons"]})
-
-    async def earlier(self, case: Mapping[str, Any]) -> DecidedCases:
-        """The latest decided cases of the case's subject."""
-        subject = {name: str(case[name]) for name in ("platform", "kind", "subject_id")}
-        try:
-            found = await self._api.get(self._service, "/v1/decisions", **subject, limit=EARLIER_SHOWN)
-        except ApiError as error:
-            return DecidedCases(problem=str(error))
-        return DecidedCases(found["cases"], found["next"] is not None)
-
-    async def waiting(self) -> int | None:
-        """The number of waiting cases in the reviewer's queues; None if the key may not read it."""
-        try:
-            found = await self._api.get(self._service, "/v1/queues")
-        except ApiError:
-            return None
-        queues = [queue for queue in found["queues"] if not self._queues or queue["queue"] in self._queues]
-        return sum(int(queue["waiting"]) for queue in queues)
-
-    @property
-    def _service(self) -> str:
-        return f"decision-{self.region}"
-
-    async def _post(self, leased: LeasedCase, operation: str, body: Mapping[str, Any]) -> None:
-        lease = {"lease_token": leased.token, "reviewer": self.reviewer}
-        await self._api.post(self._service, f"/v1/cases/{leased.id}/{operation}", {**lease, **body})
 
 
 async def by_hand(
@@ -162,12 +65,12 @@ async def _rules(api: Api) -> Rules:
     return Rules(published["id"], {one["id"]: msgspec.convert(one, Policy) for one in published["policies"]})
 
 
-def suggested_reasons(case: Mapping[str, Any], codes: ValidReasons) -> list[str]:
-    """The default reason codes: the valid ones of the case's own, else the ground of the notice, else OTHER."""
-    own = [code for code in case.get("reasons") or [] if code in codes.titles]
-    notices = (case.get("notice"), *(one.get("notice") for one in case.get("concerns") or []))
-    grounds = [notice["ground"].upper() for notice in notices if notice]
-    return own or [code for code in grounds[:1] if code in codes.titles] or ["OTHER"]
+class _Next(Enum):
+    """What follows an entry of the reviewer."""
+
+    CHOICE = auto()  # another choice for the same case
+    CASE = auto()
+    END = auto()  # of the review
 
 
 class TerminalReviewer:
@@ -199,7 +102,7 @@ class TerminalReviewer:
         while (leased := await self._session.claim(skipped=self._skipped)) is not None:
             review = _CaseReview(leased, self._session, self._clock)
             try:
-                if not await self._review(review):
+                if await self._review(review) is _Next.END:
                     return
             finally:
                 await asyncio.shield(review.end())
@@ -216,46 +119,46 @@ class TerminalReviewer:
         others = "".join(f" {self.done[what]} {what}." for what in ("skipped", "lost") if self.done[what])
         console_output.show(f"You decided {decided} in {_duration(seconds)}{pace}: {counts}.{others}")
 
-    async def _review(self, review: "_CaseReview") -> bool:
-        """Show the case and execute the reviewer's entries until it is done; False ends the review."""
+    async def _review(self, review: "_CaseReview") -> _Next:
+        """Show the case and execute the reviewer's entries until it is done, or the review ends."""
         case = review.leased.case
         await self._show_progress()
         earlier = await self._session.earlier(case)
         self._show_case(case, earlier, lines=_FIELD_LINES if console_output.console.is_terminal else None)
-        letters = {"a": "approve", "r": "reject"}
+        actions = {"a": "approve", "r": "reject"}
         if contested_decision(case) is not None:
-            letters = {"u": "uphold", "o": "overturn"}
-        for action in letters.values():
+            actions = {"u": "uphold", "o": "overturn"}
+        for action in actions.values():
             console_output.show(f"  {action}: {case_display.effect(case, action)}", "dim")
-        shown = [f"[{letter}]{action[1:]}" for letter, action in letters.items()]
-        prompt = "  ".join([*shown, "[n]ote", "[v]iew", "[s]kip", "[q]uit"]) + " > "
+        keys = actions | _KEYS
+        prompt = "  ".join(f"[{key}]{word[1:]}" for key, word in keys.items()) + " > "
         self._lines.discard_typed()
         note = ""
         while True:
             entered = await self._lines.ask(prompt)
             if entered is None or entered == "q":
-                return False
+                return _Next.END
             if review.lost:
                 console_output.show(f"Nothing was sent: {review.lost}", "red")
                 self.done["lost"] += 1
-                return True
-            if entered in letters:
-                done = await self._decide(review, letters[entered], note)
-                if done is not None:
-                    return done
+                return _Next.CASE
+            if entered in actions:
+                following = await self._decide(review, actions[entered], note)
+                if following is not _Next.CHOICE:
+                    return following
             elif entered == "s":
                 await self._skip(review)
-                return True
+                return _Next.CASE
             elif entered == "n":
                 note = await self._ask_note(note)
             elif entered == "v":
                 await asyncio.to_thread(self._page, case, earlier)
             elif entered not in _CANCEL:
-                console_output.show(f"Nothing was done: enter {', '.join(letters)}, n, v, s or q, then Enter.")
+                *others, last = keys
+                console_output.show(f"Nothing was done: enter {', '.join(others)} or {last}, then Enter.")
 
-    async def _decide(self, review: "_CaseReview", action: str, note: str) -> bool | None:
-        """Ask for what the action needs, and send it. True when the case is done, False at the end of the input, None
-        when the reviewer has to choose again."""
+    async def _decide(self, review: "_CaseReview", action: str, note: str) -> _Next:
+        """Ask for what the action needs, and send it."""
         case, reasons = review.leased.case, list[str]()
         if case_display.rejects(case, action):
             asked = await self._ask_reasons(case)
@@ -271,23 +174,23 @@ class TerminalReviewer:
                 return _cancelled(answer is None)
         return await self._send(review, action, reasons, note)
 
-    async def _send(self, review: "_CaseReview", action: str, reasons: Sequence[str], note: str) -> bool | None:
+    async def _send(self, review: "_CaseReview", action: str, reasons: Sequence[str], note: str) -> _Next:
         try:
             await self._session.decide(review.leased, action, reasons, note)
         except ApiError as error:
             if error.status not in (409, 422):
                 raise
             console_output.show(f"Not decided: {error}", "red")
-            if error.slug not in _LOST:
-                return None  # still leased: another action, a skip or other reasons are possible
+            if error.slug not in LEASE_ENDED:
+                return _Next.CHOICE  # still leased: another action, a skip or other reasons are possible
             review.lease_ended()
             self.done["lost"] += 1
-            return True
+            return _Next.CASE
         review.lease_ended()
         self.done[action] += 1
         reason = f" for {', '.join(reasons)}" if reasons else ""
         console_output.show(f"{_PAST[action]} {_named(review.leased.case)}{reason}.", "green")
-        return True
+        return _Next.CASE
 
     async def _ask_reasons(self, case: Mapping[str, Any]) -> list[str] | None:
         """The reason codes that the reviewer enters; empty if cancelled, None at the end of the input."""
@@ -313,8 +216,8 @@ class TerminalReviewer:
                 names = console_output.clean(", ".join(unknown), 300)
                 console_output.show(f"Nothing was sent: there is no reason code {names}. The valid ones:", "red")
                 _show_codes(codes)
-            elif len(reasons) > _MAX_REASONS:
-                console_output.show(f"Nothing was sent: a decision has at most {_MAX_REASONS} reason codes.", "red")
+            elif len(reasons) > MAX_REASONS:
+                console_output.show(f"Nothing was sent: a decision has at most {MAX_REASONS} reason codes.", "red")
             elif reasons:
                 return reasons
 
@@ -325,7 +228,7 @@ class TerminalReviewer:
         if text in _CANCEL:
             console_output.show(f"The note is unchanged: {console_output.clean(note, 200) or 'none'}.")
             return note
-        problem = f"is longer than {_LONGEST_NOTE} characters" if len(text) > _LONGEST_NOTE else ""
+        problem = f"is longer than {LONGEST_NOTE} characters" if len(text) > LONGEST_NOTE else ""
         if "\0" in text or ESC in text:
             problem = "contains a control character"
         if problem:
@@ -352,8 +255,8 @@ class TerminalReviewer:
         console_output.show(" · ".join(parts), "dim")
 
     def _show_case(self, case: Mapping[str, Any], earlier: DecidedCases, *, lines: int | None) -> None:
-        shown, _ = case_display.case_display(case, self._rules, earlier, self._clock.now(), lines=lines)
-        console_output.console.print(shown)
+        now = self._clock.now()
+        console_output.console.print(case_display.case_display(case, self._rules, earlier, now, lines=lines))
 
     def _page(self, case: Mapping[str, Any], earlier: DecidedCases) -> None:
         """Show the whole case, in a pager on a terminal."""
@@ -404,10 +307,10 @@ class _CaseReview:
                 console_output.show(f"\nThe lease was not extended: {error}", "red")
 
 
-def _cancelled(is_end: bool) -> bool | None:
-    """The outcome of a cancelled action: another choice, or the end of the review."""
+def _cancelled(is_end: bool) -> _Next:
+    """Show that the action is cancelled; `is_end`: by the end of the input."""
     console_output.show("Cancelled: nothing was sent.")
-    return False if is_end else None
+    return _Next.END if is_end else _Next.CHOICE
 
 
 def _show_codes(codes: ValidReasons) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from piepowder.case_display import contested_decision, item_case
 from piepowder.client import Api, ApiError
-from piepowder.review import LeasedCase, ReviewSession, ValidReasons, suggested_reasons
+from piepowder.review_session import LeasedCase, ReviewSession, ValidReasons, suggested_reasons
 from shared.contracts.envelope import subject_of
 from shared.runtime.clock import SystemClock
 from shared.runtime.retry import wait

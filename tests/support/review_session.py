@@ -9,7 +9,8 @@ import msgspec
 from piepowder.case_display import DecidedCases, Rules
 from piepowder.client import ApiError
 from piepowder.line_input import LineInput
-from piepowder.review import LeasedCase, TerminalReviewer, ValidReasons
+from piepowder.review import TerminalReviewer
+from piepowder.review_session import LeasedCase, ValidReasons
 from shared.contracts import events
 from shared.runtime.clock import ManualClock
 from tests.support.decision.cases import NOON

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from services.decision.api import rejections, views
 from services.decision.api.dependencies import CaseId, Reader, Reviews
 from services.decision.domain import cases as domain
+from services.decision.domain.reasons import no_policy_set
 from shared.auth.api_key import PROTECTED
 from shared.contracts.envelope import subject_of
 from shared.http.models import Printable, View, example
@@ -274,7 +275,7 @@ async def decisions(
 async def reasons(_: Reader, reviews: Reviews) -> ReasonsView:
     codes = reviews.reasons.codes
     if codes is None:
-        raise rejections.no_policy_set()
+        raise no_policy_set()
     listed = [ReasonView(code=code, titles=titles) for code, titles in codes.titles.items()]
     return ReasonsView(policy_set=codes.policy_set, reasons=listed)
 

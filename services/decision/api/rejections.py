@@ -6,10 +6,9 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from services.decision.domain import rejections
-from services.decision.domain.reasons import RETRY_SECONDS
 from shared.auth.refusals import RATE_LIMITED
 from shared.http.problems import NOT_READY, Problem, ProblemType, problems
-from shared.validation.faults import INVALID_REQUEST, InputRejected
+from shared.validation.faults import INVALID_REQUEST
 
 UNKNOWN_CASE: Final = ProblemType(
     "unknown-case", 404, "Unknown case", "There is no case 0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de in this region."
@@ -29,11 +28,6 @@ OF_DECISION: Final = problems(NOT_READY, UNKNOWN_CASE, INVALID_REQUEST, *rejecti
 def unknown_case(case_id: UUID) -> Problem:
     """404 for a case that does not exist."""
     return UNKNOWN_CASE(f"There is no case {case_id} in this region. Cases are listed at /v1/queues/<queue>/cases.")
-
-
-def no_policy_set() -> InputRejected:
-    """503 while no policy set is in force in this process."""
-    return rejections.NO_POLICY_SET.with_message(rejections.NO_POLICY_SET.example, retry_after=RETRY_SECONDS)
 
 
 def no_queue(region: str, queue: str, queue_names: list[str]) -> str:

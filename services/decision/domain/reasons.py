@@ -14,6 +14,7 @@ from shared.contracts.grounds import CATEGORIES
 from shared.validation.faults import Fault, InputRejected
 
 _LISTED: Final = 50  # codes in a message
+_RETRY_SECONDS: Final = 5
 
 
 class ReasonCodes:
@@ -52,8 +53,10 @@ def require_known(codes: ReasonCodes | None, reasons: Sequence[str]) -> None:
     if not reasons:
         return
     if codes is None:
-        raise rejections.NO_POLICY_SET.with_message(rejections.NO_POLICY_SET.example, retry_after=RETRY_SECONDS)
+        raise no_policy_set()
     codes.require_known(reasons)
 
 
-RETRY_SECONDS: Final = 5
+def no_policy_set() -> InputRejected:
+    """503 while no policy set is in force in this process."""
+    return rejections.NO_POLICY_SET.with_message(rejections.NO_POLICY_SET.example, retry_after=_RETRY_SECONDS)

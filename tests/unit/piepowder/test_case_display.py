@@ -51,7 +51,7 @@ def text_of(
     lines: int | None = None,
 ) -> str:
     with console_output.console.capture() as captured:
-        console_output.console.print(case_display(case, rules, earlier, NOON, lines=lines)[0])
+        console_output.console.print(case_display(case, rules, earlier, NOON, lines=lines))
     return captured.get()
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from piepowder import console_output, review
 from piepowder.line_input import TerminalInput
-from piepowder.review import ValidReasons, suggested_reasons
+from piepowder.review_session import LEASE_ENDED, ValidReasons, suggested_reasons
 from tests.support.decision.cases import opened
 from tests.support.review_session import CODES, Made, MemoryReviews, ScriptedInput, reviewer, shown, worked
 
@@ -118,7 +118,7 @@ async def test_a_refusal_of_the_service_is_shown_and_the_reviewer_chooses_again(
         assert f"Not decided: Refused: {slug}." in said.getvalue()
 
 
-@pytest.mark.parametrize("slug", sorted(review._LOST))
+@pytest.mark.parametrize("slug", sorted(LEASE_ENDED))
 async def test_after_a_lost_lease_the_next_case_comes_and_nothing_is_released(slug: str) -> None:
     reviews = MemoryReviews(*CASES[:2], failing={"decide": slug})
     person = reviewer(reviews, ScriptedInput("a", "a", "q"))

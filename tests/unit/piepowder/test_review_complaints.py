@@ -62,7 +62,7 @@ async def test_the_effect_of_each_action_on_the_item_is_stated_in_words() -> Non
 
 def text_of(case: dict[str, Any], earlier: DecidedCases = DecidedCases()) -> str:  # noqa: B008 - immutable
     with console_output.console.capture() as captured:
-        console_output.console.print(case_display(case, Rules(), earlier, NOON)[0])
+        console_output.console.print(case_display(case, Rules(), earlier, NOON))
     return captured.get()
 
 

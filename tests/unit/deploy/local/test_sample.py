@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from deploy.local.sample import DATA, EU, US, VIOLATIONS, SampleLine, gtin, make, truth
-from piepowder.review import ValidReasons
+from piepowder.review_session import ValidReasons
 from piepowder.simulation import choose, truth_key
 from shared.contracts.envelope import subject_of
 
