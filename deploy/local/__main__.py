@@ -29,7 +29,7 @@ def main() -> None:
             for child in stack.children():
                 print(f"Log         {child.log}")
             print("Ctrl-C stops them.", flush=True)
-            while not (failures := stack.errors()):
+            while not (failures := stack.failures()):
                 for child in stack.children():
                     child.bound_log()
                 threading.Event().wait(0.5)

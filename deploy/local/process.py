@@ -253,12 +253,6 @@ class Child:
             return disk_full(folder)
         return UserError(what, f"Its log is {self.log}. {what_to_do}".rstrip(), self.last_messages())
 
-    def unexpected_end(self) -> UserError:
-        """The error to raise when it ended without being stopped."""
-        return self.failure(
-            f"{self.name} {self.end}.", "Its data is kept: correct the cause, and start the system again."
-        )
-
 
 def stop_all(children: Iterable[Child], timeout: float = 10.0) -> None:
     """Ask all to end at the same time; kill the rest after `timeout` seconds in total."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deploy.local.files import FolderLock, make_private
-from deploy.local.hung_servers import HungServers
 from deploy.local.jars import Report
 from deploy.local.kafka import LocalKafka
 from deploy.local.kafka_probe import a_broker_responds
 from deploy.local.postgres import LocalPostgres, responds
 from deploy.local.process import Child, LocalServer, Startable, stop_all
+from deploy.local.server_watch import ServerWatch
 from shared.runtime.private_files import make_private_folder
 from shared.runtime.user_errors import UserError, file_errors
 
@@ -40,7 +40,7 @@ class LocalStack(Startable):
         self._report = report
         self._lock = FolderLock(self.folder / "lock")
         self._starters: list[threading.Thread] = []
-        self._hung = HungServers((), report)
+        self._watch = ServerWatch((), report)
 
     def start(self) -> None:
         """Start the servers that the environment does not name, and wait until all respond.
@@ -63,19 +63,19 @@ class LocalStack(Startable):
             if self._servers():
                 self._check_space()
             self._run_in_parallel(partial(self._use_kafka, external_kafka), partial(self._use_database, external_url))
-            self._hung = HungServers(self._servers(), self._report)
-            self._hung.start()
+            self._watch = ServerWatch(self._servers(), self._report)
+            self._watch.start()
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """Stop the started servers, also during a start, within about 30 seconds."""
-        self._hung.cancel()
+        self._watch.cancel()
         for server in self._servers():
             server.cancel()
         stop_all(self.children(), _STOP_SECONDS)
-        self._hung.stop(_STOP_SECONDS)
+        self._watch.stop(_STOP_SECONDS)
         for starter in self._starters:
             starter.join(_STOP_SECONDS)
         stop_all(self.children(), _STOP_SECONDS)
@@ -85,18 +85,14 @@ class LocalStack(Startable):
     def children(self) -> list[Child]:
         return [child for server in self._servers() for child in server.children]
 
-    def failures(self) -> list[Child]:
-        """The children that ended without being stopped."""
-        return [child for child in self.children() if child.failed and child.name not in self._hung.restarting]
-
-    def errors(self) -> list[UserError]:
-        """A sentence for each server that ended, or that hung and could not be started again."""
-        return [*self._hung.failures, *(child.unexpected_end() for child in self.failures())]
+    def failures(self) -> list[UserError]:
+        """A sentence for each server that ended or hung, and was given up."""
+        return list(self._watch.failures)
 
     @property
     def silent(self) -> set[str]:
-        """The names of the children that do not answer."""
-        return self._hung.silent | self._hung.restarting
+        """The names of the children that do not answer, or are being started again."""
+        return self._watch.silent
 
     def _servers(self) -> list[LocalServer]:
         return [server for server in (self.local_kafka, self.local_postgres) if server is not None]

@@ -405,7 +405,7 @@ class System(Startable):
         while not reached():
             late = [service.name for service in self.services.values() if not service.ready]
             count(len(self.services) - len(late), None, f"without {', '.join(late)}" if late else "")
-            ended = self.servers.errors() if isinstance(self.servers, LocalStack) else []
+            ended = self.servers.failures() if isinstance(self.servers, LocalStack) else []
             if failures := [*ended, *self.failures()]:
                 raise failures[0]
             if _clock.monotonic() > deadline:

@@ -69,7 +69,7 @@ class RunningSystem:
 
     def failures(self) -> list[UserError]:
         """The processes that ended for good without being stopped."""
-        return [*self.stack.errors(), *self.system.failures()]
+        return [*self.stack.failures(), *self.system.failures()]
 
     def watch(self) -> None:
         """Wait until a process ends for good, and raise its failure."""

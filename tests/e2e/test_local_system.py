@@ -60,7 +60,7 @@ class Hanging:
 
     async def recovered(self) -> None:
         await asyncio.to_thread(self.system.wait_ready)
-        assert self.system.failures() == self.stack.errors() == []
+        assert self.system.failures() == self.stack.failures() == []
 
 
 @pytest.fixture(scope="module")

@@ -78,14 +78,14 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("program", OUTPUTS)
-def test_an_unexpected_end_shows_warnings_and_errors(tmp_path: Path, program: str) -> None:
+def test_a_failure_shows_warnings_and_errors(tmp_path: Path, program: str) -> None:
     code = f"print({chr(10).join(OUTPUTS[program])!r}, flush=True); import os; os.kill(os.getpid(), 9)"
     child = Child("server", [sys.executable, "-c", code], log=tmp_path / "server.log")
     child.start()
     child.wait(10)
-    error = child.unexpected_end()
+    error = child.failure(f"{child.name} {child.end}.", "Correct the cause.")
     assert error.what == "server was ended by SIGKILL, perhaps because memory ran out."
-    assert f"Its log is {child.log}. Its data is kept" in str(error)
+    assert f"Its log is {child.log}. Correct the cause." in str(error)
     assert list(error.lines) == SHOWN[program]
 
 

@@ -1,7 +1,7 @@
-"""Restart of servers that hang: Kafka's nodes and PostgreSQL.
+"""Restart of servers that ended or hang: Kafka's nodes and PostgreSQL.
 
-The end of a process is visible, but a process that is stopped or deadlocked only stops to answer, and everything waits
-for it. So each server is probed continuously. After several probes without an answer it is ended and started again on
+A process that was killed has ended; one that is stopped or deadlocked only stops to answer, and everything waits for
+it. So each server is probed continuously. One that has ended, or has not answered several probes, is started again on
 its data, at the same address. The number of restarts is limited."""
 
 import threading
@@ -20,22 +20,21 @@ _LONG_RUN_SECONDS: Final = 600.0
 _clock = SystemClock()
 
 
-class HungServers:
+class ServerWatch:
     """Probes `servers` until `stop`; `report` is called with a message for each restart.
 
-    A server counts as hung only after an answer since its start, and not while it is paused on purpose.
-    `silent` has the names of the processes that did not answer the last probe, and `restarting` of those that are being
-    started again; `failures` has a sentence for each one that was given up.
+    A server counts as hung only after an answer since its start, and not while it is paused on purpose. One that was
+    stopped on purpose is left alone. `silent` has the names of the processes that did not answer the last probe or are
+    being started again; `failures` has a sentence for each one that was given up.
     """
 
     def __init__(self, servers: Sequence[LocalServer], report: Callable[[str], None]) -> None:
         self.silent: set[str] = set()
-        self.restarting: set[str] = set()
         self.failures: list[UserError] = []
         self._report = report
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._watch, args=(server,), name="hung servers", daemon=True) for server in servers
+            threading.Thread(target=self._watch, args=(server,), name="server watch", daemon=True) for server in servers
         ]
 
     def start(self) -> None:
@@ -59,7 +58,7 @@ class HungServers:
             for child in server.children:
                 state = states.setdefault(child.name, _State())
                 self._probe(server, child, state)
-                if state.unanswered >= _UNANSWERED and not self._stopping.is_set():
+                if (state.unanswered >= _UNANSWERED or child.failed) and not self._stopping.is_set():
                     try:
                         self._restart(server, child, state)
                     except UserError as error:
@@ -83,16 +82,14 @@ class HungServers:
         now = _clock.monotonic()
         state.restarts = state.restarts + 1 if now - state.restarted < _LONG_RUN_SECONDS else 1
         silence = f"{child.name} did not answer {state.unanswered} probes in a row"
+        what, action = (f"{child.name} {child.end}", "it is") if child.failed else (silence, "it is ended and")
         if state.restarts > _RESTARTS:
-            raise child.failure(f"{silence}, and was started again {_RESTARTS} times already.", "Correct the cause.")
-        self._report(f"{silence}; it is ended and started again. Its log is {child.log}.")
-        self.restarting.add(child.name)
-        try:
-            server.restart(child)
-        finally:
-            self.restarting.discard(child.name)
-        state.unanswered, state.restarted = 0, _clock.monotonic()
+            raise child.failure(f"{what}, and was started again {_RESTARTS} times already.", "Correct the cause.")
+        self._report(f"{what}; {action} started again. Its log is {child.log}.")
+        self.silent.add(child.name)
+        server.restart(child)
         self.silent.discard(child.name)
+        state.unanswered, state.restarted = 0, _clock.monotonic()
         self._report(f"{child.name} responds again.")
 
 

@@ -1,14 +1,17 @@
-"""Supervision of the local servers: a process that hangs is started again, within limits; others are left alone."""
+"""Supervision of the local servers: a process that ended or hangs is started again, within limits; others are left
+alone."""
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from deploy.local import hung_servers
-from deploy.local.hung_servers import HungServers
+from deploy.local import server_watch
 from deploy.local.process import Child, LocalServer
+from deploy.local.server_watch import ServerWatch
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -43,7 +46,7 @@ class Server(LocalServer):
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hung_servers, "_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(server_watch, "_INTERVAL_SECONDS", 0.01)
 
 
 def pause(seconds: float) -> None:
@@ -53,18 +56,51 @@ def pause(seconds: float) -> None:
 def test_a_server_that_stops_answering_is_started_again(tmp_path: Path) -> None:
     messages: list[str] = []
     with Server(tmp_path) as server:
-        hung = HungServers([server], messages.append)
-        hung.start()
+        watch = ServerWatch([server], messages.append)
+        watch.start()
         pause(0.2)
         assert server.restarts == 0
         server.answering = False
         while not any("responds again" in message for message in messages):
             pause(0.01)
-        hung.stop(5)
+        watch.stop(5)
     assert server.restarts == 1
     assert "server did not answer 5 probes in a row; it is ended and started again" in messages[0]
-    assert hung.failures == []
-    assert hung.silent == hung.restarting == set()
+    assert watch.failures == []
+    assert watch.silent == set()
+
+
+def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    messages: list[str] = []
+    with Server(tmp_path) as server:
+        watch = ServerWatch([server], messages.append)
+        watch.start()
+        pause(0.1)
+        assert server.child.pid is not None
+        os.kill(server.child.pid, signal.SIGKILL)
+        while not any("responds again" in message for message in messages):
+            pause(0.01)
+        watch.stop(5)
+    assert server.restarts == 1
+    end = "server was ended by SIGKILL, perhaps because memory ran out"
+    assert messages == [f"{end}; it is started again. Its log is {server.child.log}.", "server responds again."]
+    assert watch.failures == []
+
+
+def test_a_server_that_does_not_start_again_is_given_up(tmp_path: Path) -> None:
+    class Broken(Server):
+        def restart(self, child: Child) -> None:
+            raise child.failure("server ended with code 1.")
+
+    with Broken(tmp_path) as server:
+        watch = ServerWatch([server], lambda _: None)
+        watch.start()
+        assert server.child.pid is not None
+        os.kill(server.child.pid, signal.SIGKILL)
+        while not watch.failures:
+            pause(0.01)
+        watch.stop(5)
+    assert [error.what for error in watch.failures] == ["server ended with code 1."]
 
 
 def test_a_server_that_misses_single_probes_is_left_alone(tmp_path: Path) -> None:
@@ -76,47 +112,47 @@ def test_a_server_that_misses_single_probes_is_left_alone(tmp_path: Path) -> Non
             return self.probes % 4 == 1
 
     with Slow(tmp_path) as server:
-        hung = HungServers([server], lambda _: None)
-        hung.start()
+        watch = ServerWatch([server], lambda _: None)
+        watch.start()
         while server.probes < 40:
             pause(0.01)
-        hung.stop(5)
+        watch.stop(5)
     assert server.restarts == 0
-    assert hung.failures == []
+    assert watch.failures == []
 
 
 def test_a_server_that_hangs_again_and_again_is_given_up(tmp_path: Path) -> None:
     with Server(tmp_path, stays_silent=True) as server:
-        hung = HungServers([server], lambda _: None)
-        hung.start()
+        watch = ServerWatch([server], lambda _: None)
+        watch.start()
         pause(0.1)
         server.answering = False
-        while not hung.failures:
+        while not watch.failures:
             pause(0.01)
-        hung.stop(5)
+        watch.stop(5)
     assert server.restarts == 5
-    assert "and was started again 5 times already" in str(hung.failures[0])
+    assert "and was started again 5 times already" in str(watch.failures[0])
 
 
 def test_a_long_run_resets_the_count_of_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hung_servers, "_LONG_RUN_SECONDS", 0.0)
+    monkeypatch.setattr(server_watch, "_LONG_RUN_SECONDS", 0.0)
     with Server(tmp_path, stays_silent=True) as server:
-        hung = HungServers([server], lambda _: None)
-        hung.start()
+        watch = ServerWatch([server], lambda _: None)
+        watch.start()
         pause(0.1)
         server.answering = False
-        while server.restarts <= 6 and not hung.failures:
+        while server.restarts <= 6 and not watch.failures:
             pause(0.01)
-        hung.stop(5)
+        watch.stop(5)
     assert server.restarts > 6
-    assert hung.failures == []
+    assert watch.failures == []
 
 
 def test_a_server_that_has_not_answered_yet_or_is_paused_or_stopped_is_left_alone(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         server.answering = False
-        hung = HungServers([server], lambda _: None)
-        hung.start()
+        watch = ServerWatch([server], lambda _: None)
+        watch.start()
         pause(0.3)
         assert server.restarts == 0, "it still starts"
         server.answering = True
@@ -131,6 +167,6 @@ def test_a_server_that_has_not_answered_yet_or_is_paused_or_stopped_is_left_alon
         server.child.kill()
         server.answering = False
         pause(0.3)
-        hung.stop(5)
+        watch.stop(5)
     assert server.restarts == 0
-    assert hung.failures == []
+    assert watch.failures == []
