@@ -8,34 +8,23 @@ that were accepted (202).
 """
 
 import asyncio
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, Final
 
 import msgspec
 
 from piepowder.client import Api, delay, problem_text
-from piepowder.imports.lenience import without_faulty_fields
-from piepowder.imports.lines import Line, OmittedField, Refusal
+from piepowder.imports.rows import Line, Refusal
+from piepowder.lenience import without_faulty_fields
+from piepowder.tally import JournalEntry, Tally
 from shared.runtime.clock import SystemClock
 from shared.runtime.user_errors import UserError, sentence
 
 CHUNK_LINES: Final = 1000
 CHUNK_BYTES: Final = 4 * 2**20
-_REFUSALS_KEPT: Final = 1000
-_GROUPS_KEPT: Final = 1000
-_VARYING: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[0-9][0-9.,]*")
 _RETRIED: Final = (429, 503)
 _clock = SystemClock()
-
-
-class RegionItem(NamedTuple):
-    """An accepted item in one of its regions."""
-
-    item_id: str
-    region: str
 
 
 class LineVerdict(msgspec.Struct, frozen=True):
@@ -49,84 +38,6 @@ class LineVerdict(msgspec.Struct, frozen=True):
     title: str = ""
     detail: str = ""
     errors: list[dict[str, Any]] = []
-
-
-class JournalEntry(msgspec.Struct, frozen=True):
-    """One line of the journal: an item that intake accepted."""
-
-    line: int
-    item_id: str
-    subject: str
-    regions: list[str]
-
-    def items(self) -> Iterator[RegionItem]:
-        """The item in each of its regions."""
-        return (RegionItem(self.item_id, region) for region in self.regions)
-
-
-@dataclass
-class RefusalGroup:
-    """Similar refusals: their number, and the first of them."""
-
-    example: Refusal
-    count: int = 0
-
-
-class RefusalGroups:
-    """Refusals by reason. Two are similar if their reasons differ only in quoted texts and in numbers."""
-
-    def __init__(self) -> None:
-        self._groups: dict[tuple[int, str], RefusalGroup] = {}
-        self.count = 0
-
-    def add(self, refusal: Refusal) -> None:
-        """Count a refusal."""
-        self.count += 1
-        key = (refusal.status, _VARYING.sub("…", refusal.detail))
-        if key not in self._groups and len(self._groups) >= _GROUPS_KEPT:
-            key = (0, "")
-        group = self._groups.setdefault(key, RefusalGroup(refusal))
-        group.count += 1
-
-    def largest(self) -> list[RefusalGroup]:
-        """The groups, the largest first."""
-        return sorted(self._groups.values(), key=lambda group: (-group.count, group.example.number))
-
-
-@dataclass
-class Tally:
-    """The verdicts so far: counts, accepted items, the first refusals; all refusals and omitted fields by reason."""
-
-    accepted: int = 0
-    refused: int = 0
-    last_line: int = 0
-    items: set[RegionItem] = field(default_factory=set)
-    regions: Counter[str] = field(default_factory=Counter)
-    refusals: list[Refusal] = field(default_factory=list)
-    groups: RefusalGroups = field(default_factory=RefusalGroups)
-    omitted: Counter[str] = field(default_factory=Counter)
-    omissions: RefusalGroups = field(default_factory=RefusalGroups)
-    incomplete: int = 0
-
-    def accept(self, entry: JournalEntry) -> None:
-        self.accepted += 1
-        for item in entry.items():
-            if item not in self.items:
-                self.items.add(item)
-                self.regions[item.region] += 1
-
-    def omit(self, line: int, fields: Sequence[OmittedField]) -> None:
-        """Count the faulty optional fields that an accepted item does not have."""
-        self.incomplete += bool(fields)
-        for one in fields:
-            self.omitted[one.field] += 1
-            self.omissions.add(Refusal(line, 0, one.detail))
-
-    def refuse(self, refusal: Refusal) -> None:
-        self.refused += 1
-        self.groups.add(refusal)
-        if len(self.refusals) < _REFUSALS_KEPT:
-            self.refusals.append(refusal)
 
 
 @dataclass
@@ -218,7 +129,7 @@ class ItemSubmitter:
         return done, "its response was cut off"
 
     def _repair(self, lines: list[Line], response: list[bytes]) -> list[Line]:
-        """The lines to send again, if the first of them can be accepted without its faulty fields; else none.
+        """All lines without the faulty optional fields that the response names; none if the first one stays the same.
 
         The lines behind it are sent again too, as after a temporary failure: else an older version of a subject could
         overtake a newer one.

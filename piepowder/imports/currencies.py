@@ -1,4 +1,4 @@
-"""Currencies: their decimals, their signs, and the currencies of the markets.
+"""Currencies: their codes, their signs, and the currencies of the markets.
 
 A sign that several currencies share ("$", "kr") is not a currency. It becomes one only if the markets, the column or
 the option `--currency` allow exactly one of them.
@@ -7,13 +7,6 @@ the option `--currency` allow exactly one of them.
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Final
-
-_DECIMALS: Final = {
-    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND"), 0),
-    **dict.fromkeys(("VUV", "XAF", "XOF", "XPF"), 0),
-    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
-    **dict.fromkeys(("CLF", "UYW"), 4),
-}  # ISO 4217; all others have 2. CLDR's digits differ from it (RSD, ISK, IQD, LBP).
 
 _SIGNS: Final = {
     "€": "EUR",
@@ -83,17 +76,19 @@ _SIGNS: Final = {
 """The currencies of each sign, in lower case. Source: CLDR, narrow and local symbols of currencies in use."""
 
 
-def decimals(currency: str) -> int:
-    """The number of decimals of an ISO 4217 currency."""
-    return _DECIMALS.get(currency, 2)
-
-
 @lru_cache(maxsize=1)
 def codes() -> frozenset[str]:
     """The codes of ISO 4217."""
     import pycountry  # noqa: PLC0415 - slow to load, and not every command needs it
 
     return frozenset(currency.alpha_3 for currency in pycountry.currencies)
+
+
+def code(text: str) -> str:
+    """A currency (ISO 4217); raises ValueError for another text."""
+    if text.upper() not in codes():
+        raise ValueError(f"{text!r:.40} is not a currency code (ISO 4217)")
+    return text.upper()
 
 
 @lru_cache(maxsize=1024)

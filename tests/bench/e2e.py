@@ -16,9 +16,9 @@ import httpx
 import msgspec
 
 from deploy.local.system import System
-from piepowder.imports.lines import Line
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Line
 from shared.contracts import topics
 from shared.runtime.clock import SystemClock
 from tests.bench import calls, data

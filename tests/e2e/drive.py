@@ -11,9 +11,10 @@ from deploy.local.accounting import Account, AuditCounts, ItemOutcome, Ledger, a
 from deploy.local.system import System
 from deploy.local.topic_reader import TopicReader
 from piepowder.client import Api
-from piepowder.imports.lines import Line
+from piepowder.imports.rows import Line
 from piepowder.profile import Profile, read_local
-from piepowder.submit import ItemSubmitter, RegionItem
+from piepowder.submit import ItemSubmitter
+from piepowder.tally import RegionItem
 
 
 def running(system: System) -> Profile:

@@ -9,9 +9,9 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
-from piepowder.imports.lines import Line, Refusal
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Line, Refusal
 
 SHOP: Final = FileOptions(platform="shop")
 GERMAN: Final = FileOptions(platform="shop", markets=["DE"])

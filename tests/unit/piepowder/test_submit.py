@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from piepowder.client import Api, ApiError, problem_text
-from piepowder.imports.lines import Line, Refusal
-from piepowder.submit import ItemSubmitter, RefusalGroups
+from piepowder.imports.rows import Line, Refusal
+from piepowder.submit import ItemSubmitter
+from piepowder.tally import RefusalGroups
 from shared.runtime.user_errors import UserError
 from tests.support.command import TEST_PROFILE
 from tests.support.fake_intake import FakeIntake

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from piepowder.imports.lines import Line
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Line
 from shared.runtime.user_errors import UserError
 from tests.support.intake_items import ANYONE, NOW, item_intake
 from tests.support.listing_files import GERMAN, SHOP, imported
@@ -156,7 +156,7 @@ def test_a_faulty_optional_field_refuses_its_line_and_lenient_leaves_out_that_fi
     kept.pop("price" if column == "currency" else column, None)
     assert {field: item.get(field) for field in ("price", "title", "gtin") if field in item} == kept
     assert item["attributes"] == {"size": "XL"}
-    names = {"image": "media", "seller": "seller.id", "colour": "attribute colour"}
+    names = {"image": "media", "seller": "seller.id", "colour": "attributes.colour", "currency": "price"}
     assert line.omitted[0].field == names.get(column, column)
     item_intake().prepare(line.body, ANYONE, NOW)
 
@@ -169,7 +169,7 @@ def test_a_faulty_required_field_is_refused_also_if_lenient(tmp_path: Path, cont
 def test_the_default_platform_is_the_name_of_the_file(tmp_path: Path) -> None:
     found = imported(tmp_path, "id,title\n1,a\n", FileOptions(), "My Shop (2026).csv")
     assert found.item["platform"] == "my-shop-2026"
-    assert found.notes["platform"] == "my-shop-2026"
+    assert found.notes["platform"] == "my-shop-2026 (name of the file)"
 
 
 def test_the_stated_language_is_used_where_the_column_has_none(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
 from shared.runtime.user_errors import UserError
 from tests.support.listing_files import imported
 

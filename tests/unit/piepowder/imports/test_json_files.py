@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.json_files import MAX_LINE
-from piepowder.imports.lines import Line
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Line
 from tests.support.listing_files import SHOP, imported
 
 
@@ -44,8 +44,8 @@ def test_a_table_with_ids_in_braces_is_csv(tmp_path: Path) -> None:
 
 def test_the_format_option_takes_precedence_over_detection(tmp_path: Path) -> None:
     content = b'id,title\n"{""a"":1}",x\n'
-    csv = lines_of(tmp_path, content, options=FileOptions(platform="shop", format="csv"))
-    ndjson = lines_of(tmp_path, content, "f.csv", FileOptions(platform="shop", format="ndjson"))
+    csv = lines_of(tmp_path, content, options=FileOptions(platform="shop", is_csv=True))
+    ndjson = lines_of(tmp_path, content)
     assert (len(csv), len(ndjson)) == (1, 2)
 
 

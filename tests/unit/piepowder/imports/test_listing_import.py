@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from piepowder.imports.lines import Line
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Line
 from tests.support.listing_files import SHOP, imported
 
 
@@ -40,15 +40,15 @@ def test_the_interpretation_and_the_first_listings_are_known_before_anything_is_
     path = tmp_path / "f.csv"
     path.write_text("id;Preis;x\n1;1.299,90 €;a\n2;12;b\n3;;\n4;;\n", encoding="utf-8")
     with open_import(str(path), FileOptions(platform="laden", markets=["DE"])) as listings:
-        assert listings.findings.rows == 4
-        assert [msgspec.json.decode(line.body)["id"] for line in listings.findings.examples] == ["1", "2", "3"]
+        assert listings.listings == 4
+        assert [msgspec.json.decode(line.body)["id"] for line in listings.examples] == ["1", "2", "3"]
         assert dict(listings.mapping) == {"id": "id", "price": "Preis", "attributes": "x"}
         notes = {note.name: note.text for note in listings.notes}
     assert notes == {
         "encoding": "UTF-8",
         "delimiter": "semicolon",
-        "quotation": "RFC 4180",
-        "decimal sign": "comma: 1 prices show it, none the other",
+        "quoting": "RFC 4180",
+        "decimal separator": "comma: 1 prices show it, none the other",
         "currency": "the sign or code in the cell, else that of the market",
         "platform": "laden",
         "market": "DE",

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from piepowder.imports.lines import Line, Refusal
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Line, Refusal
 from services.intake.items.handlers import ItemIntake
 from shared.validation.faults import InputRejected
 from tests.conftest import project_root

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from piepowder.imports.lenience import without_faulty_fields
-from piepowder.imports.lines import Line
+from piepowder.imports.rows import Line
+from piepowder.lenience import without_faulty_fields
 
 ITEM = {
     "platform": "shop",

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import msgspec
 
-from piepowder.imports.lines import Line, OmittedField
+from piepowder.imports.rows import Line, OmittedField
 
 _REQUIRED: Final = frozenset({"platform", "kind", "id", "markets"})
-_MEMBERS: Final = frozenset({"attributes", "scores"})
+_MEMBERS: Final = frozenset({"attributes", "scores", "seller"})
 """Fields of which a single member can be left out."""
 
 
@@ -21,18 +21,25 @@ def without_faulty_fields(line: Line, faults: Sequence[Mapping[str, Any]]) -> Li
         item = msgspec.json.decode(line.body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    omitted = []
-    for (name, *rest), fault in zip(steps, faults, strict=True):
-        members = item.get(name)
-        if name in _MEMBERS and rest and isinstance(members, dict):
-            if members.pop(rest[0], None) is not None:
-                omitted.append(OmittedField(f"{name} {rest[0]}", f"{fault['pointer']}: {fault.get('detail', '')}"))
-            if not members:
-                del item[name]
-        elif name in item:
-            del item[name]
-            omitted.append(OmittedField(name, f"{fault['pointer']}: {fault.get('detail', '')}"))
+    omitted = [
+        OmittedField(name, f"{fault['pointer']}: {fault.get('detail', '')}")
+        for path, fault in zip(steps, faults, strict=True)
+        if (name := _leave_out(item, path)) is not None
+    ]
     return Line(line.number, msgspec.json.encode(item), (*line.omitted, *omitted)) if omitted else None
+
+
+def _leave_out(item: dict[str, Any], path: list[str]) -> str | None:
+    """Delete a field, or a member that can be left out alone; returns its name as the import writes it."""
+    name, *rest = path
+    members = item.get(name)
+    if name in _MEMBERS and rest and isinstance(members, dict):
+        is_changed = members.pop(rest[0], None) is not None
+        if not members or (name == "seller" and "id" not in members):  # a seller without an id is no seller
+            del item[name]
+            is_changed = True
+        return f"{name}.{rest[0]}" if is_changed else None
+    return name if item.pop(name, None) is not None else None
 
 
 def _steps(pointer: str) -> list[str]:
