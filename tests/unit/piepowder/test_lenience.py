@@ -57,3 +57,12 @@ def test_a_field_that_the_item_does_not_have_cannot_be_left_out() -> None:
 def test_a_text_that_is_not_an_object_stays_as_it_is() -> None:
     for body in (b"[1]", b"{broken", b"\xff"):
         assert without_faulty_fields(Line(1, body), [{"pointer": "/title", "detail": "x"}]) is None
+
+
+def test_one_member_of_a_seller_is_left_out_but_not_its_id() -> None:
+    seller = {"id": "s1", "name": "Max", "country": "XX"}
+    for pointer, left in (("/seller/country", {"id": "s1", "name": "Max"}), ("/seller/id", None)):
+        repaired = without_faulty_fields(line(seller=seller), [{"pointer": pointer, "detail": "wrong"}])
+        assert repaired is not None
+        assert msgspec.json.decode(repaired.body).get("seller") == left
+        assert repaired.omitted == ((pointer[1:].replace("/", "."), f"{pointer}: wrong"),)

@@ -176,3 +176,31 @@ def test_the_stated_language_is_used_where_the_column_has_none(tmp_path: Path) -
     options = FileOptions(platform=SHOP.platform, language="de")
     found = imported(tmp_path, "id,language\n1,NL\n2,\n3,en_us\n", options)
     assert [item["language"] for item in found.items] == ["nl", "de", "en-US"]
+
+
+def test_a_numbered_listing_has_its_position_and_not_its_line(tmp_path: Path) -> None:
+    content = 'My export\n\ntitle;price\n"a\nlong";1\n\nb;cheap\ntitle;price\nc;2\n'
+    found = imported(tmp_path, content, FileOptions(platform="shop", number_rows=True))
+    assert [(line.number, item["id"]) for line, item in zip(found.lines[::2], found.items, strict=True)] == [
+        (4, "1"),
+        (9, "3"),
+    ]
+    assert found.refusals[0].number == 7
+    assert found.mapping["id"] == "the position of the listing in the file (1, 2, …), not its line"
+
+
+def test_a_seller_with_a_faulty_country_keeps_its_other_members_if_lenient(tmp_path: Path) -> None:
+    content = f"id,seller,seller_name,seller_country\n1,s1,Max,XX\n2,{'s' * 201},Max,de\n"
+    found = imported(tmp_path, content, LENIENT)
+    assert found.items[0]["seller"] == {"id": "s1", "name": "Max"}
+    assert found.items[1]["attributes"] == {"seller_name": "Max", "seller_country": "DE"}
+    assert [[one.field for one in line.omitted] for line in found.lines if isinstance(line, Line)] == [
+        ["seller.country"],
+        ["seller.id"],
+    ]
+
+
+def test_the_default_market_is_named_as_one(tmp_path: Path) -> None:
+    assert imported(tmp_path, "id,title\n1,a\n").notes["market"] == "US (default without --market)"
+    stated = FileOptions(platform="shop", markets=["US"])
+    assert imported(tmp_path, "id,market\n1,\n", stated).notes["market"] == "US (if the row has none)"

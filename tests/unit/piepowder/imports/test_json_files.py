@@ -115,3 +115,13 @@ def test_several_offers_of_a_product_have_no_certain_price(tmp_path: Path) -> No
     offers = [{"@type": "Offer", "price": "1"}, {"@type": "Offer", "price": "2"}]
     document = {"@context": "https://schema.org", **PRODUCT, "offers": offers}
     assert "several offers" in imported(tmp_path, msgspec.json.encode(document), name="f.json").refusal
+
+
+@pytest.mark.parametrize("record", [b'{"sku":"%d","name":"Lamp"}', b'{"platform":"a","id":"%d"}'])
+def test_the_position_in_an_array_moves_with_its_elements(tmp_path: Path, record: bytes) -> None:
+    path = tmp_path / "f.json"
+    records = [record % n for n in range(10, 15)]
+    path.write_bytes(b"[" + b",".join(records) + b"]")
+    with open_import(str(path), SHOP) as listings:
+        positions = [listings.source.position for _ in listings.lines()]
+    assert positions == [len(records[0]) * count for count in range(1, 6)]
