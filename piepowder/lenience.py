@@ -5,14 +5,14 @@ from typing import Any, Final
 
 import msgspec
 
-from piepowder.imports.rows import Line, OmittedField
+from piepowder.imports.rows import Listing, OmittedField
 
 _REQUIRED: Final = frozenset({"platform", "kind", "id", "markets"})
 _MEMBERS: Final = frozenset({"attributes", "scores", "seller"})
 """Fields of which a single member can be left out."""
 
 
-def without_faulty_fields(line: Line, faults: Sequence[Mapping[str, Any]]) -> Line | None:
+def without_faulty_fields(line: Listing, faults: Sequence[Mapping[str, Any]]) -> Listing | None:
     """The item without its faulty fields; None if a fault concerns a required field or the item as a whole."""
     steps = [_steps(str(fault.get("pointer") or "")) for fault in faults]
     if not steps or any(not path or path[0] in _REQUIRED for path in steps):
@@ -26,7 +26,7 @@ def without_faulty_fields(line: Line, faults: Sequence[Mapping[str, Any]]) -> Li
         for path, fault in zip(steps, faults, strict=True)
         if (name := _leave_out(item, path)) is not None
     ]
-    return Line(line.number, msgspec.json.encode(item), (*line.omitted, *omitted)) if omitted else None
+    return Listing(line.number, msgspec.json.encode(item), (*line.omitted, *omitted)) if omitted else None
 
 
 def _leave_out(item: dict[str, Any], path: list[str]) -> str | None:

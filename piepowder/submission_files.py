@@ -73,7 +73,7 @@ async def submit_listings(
             tally=Tally() if tally is None else tally,
         )
         try:
-            return await submitter.submit(listings.lines()), paths
+            return await submitter.submit(listings.read()), paths
         except asyncio.CancelledError:
             tally = submitter.tally
             console_output.show(
@@ -87,7 +87,7 @@ def read_listings(listings: ListingImport) -> tuple[int, RefusalTally]:
     """The number of listings that can be sent, and the refusals of the import; nothing is sent or written."""
     tally, sendable = RefusalTally(), 0
     with _of_bytes("Reading") as count:
-        for read, line in enumerate(listings.lines(), 1):
+        for read, line in enumerate(listings.read(), 1):
             if isinstance(line, Refusal):
                 tally.refuse(line)
             else:

@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 import msgspec
 
 from piepowder.client import Api, delay, problem_text
-from piepowder.imports.rows import Line, Refusal
+from piepowder.imports.rows import Listing, Refusal
 from piepowder.lenience import without_faulty_fields
 from piepowder.tally import JournalEntry, Tally
 from shared.runtime.clock import SystemClock
@@ -55,12 +55,12 @@ class ItemSubmitter:
     tally: Tally = field(default_factory=Tally)
     _refused: list[Refusal] = field(default_factory=list, init=False)
 
-    async def submit(self, lines: Iterable[Line | Refusal]) -> Tally:
+    async def submit(self, lines: Iterable[Listing | Refusal]) -> Tally:
         """Send all lines; raises `UserError` when intake returns no verdict for `patience` seconds."""
         for chunk in _chunks(lines):
             self._refused = [line for line in chunk if isinstance(line, Refusal)]
             try:
-                await self._post([line for line in chunk if isinstance(line, Line)])
+                await self._post([line for line in chunk if isinstance(line, Listing)])
             finally:
                 self._write_report()
             self.tally.last_line = chunk[-1].number
@@ -68,7 +68,7 @@ class ItemSubmitter:
             self.progress(self.tally)
         return self.tally
 
-    async def _post(self, lines: list[Line]) -> None:
+    async def _post(self, lines: list[Listing]) -> None:
         since, attempt = _clock.monotonic(), 0
         while lines:
             attempt += 1
@@ -97,7 +97,7 @@ class ItemSubmitter:
                     )
                 await asyncio.sleep(pause)
 
-    async def _post_halves(self, lines: list[Line], why: str) -> None:
+    async def _post_halves(self, lines: list[Listing], why: str) -> None:
         if len(lines) == 1:
             self._refused.append(Refusal(lines[0].number, 413, why))
             return
@@ -105,7 +105,7 @@ class ItemSubmitter:
         await self._post(lines[:half])
         await self._post(lines[half:])
 
-    def _record(self, lines: list[Line], response: bytes) -> tuple[int, str]:
+    def _record(self, lines: list[Listing], response: bytes) -> tuple[int, str]:
         """Record the verdicts up to the first temporary failure; return their number and the failure."""
         done = 0
         for text, line in zip(response.splitlines(), lines, strict=False):
@@ -128,7 +128,7 @@ class ItemSubmitter:
             done += 1
         return done, "its response was cut off"
 
-    def _repair(self, lines: list[Line], response: list[bytes]) -> list[Line]:
+    def _repair(self, lines: list[Listing], response: list[bytes]) -> list[Listing]:
         """All lines without the faulty optional fields that the response names; none if the first one stays the same.
 
         The lines behind it are sent again too, as after a temporary failure: else an older version of a subject could
@@ -154,11 +154,11 @@ class ItemSubmitter:
         self.report.flush()
 
 
-def _chunks(lines: Iterable[Line | Refusal]) -> Iterator[list[Line | Refusal]]:
-    chunk: list[Line | Refusal] = []
+def _chunks(lines: Iterable[Listing | Refusal]) -> Iterator[list[Listing | Refusal]]:
+    chunk: list[Listing | Refusal] = []
     size = 0
     for line in lines:
-        length = len(line.body) if isinstance(line, Line) else 0
+        length = len(line.body) if isinstance(line, Listing) else 0
         if chunk and (len(chunk) >= CHUNK_LINES or size + length > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0

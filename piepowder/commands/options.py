@@ -117,13 +117,10 @@ def _bad_parameter() -> Iterator[None]:
         raise typer.BadParameter(f"{error}.") from error
 
 
-# The callbacks import what is slow to load, and only when their option is given.
-
-
 def _markets(codes: list[str]) -> list[str]:
     if not codes:
         return []
-    from piepowder.imports.values import country  # noqa: PLC0415
+    from piepowder.imports.values import country  # noqa: PLC0415 - slow to load
 
     with _bad_parameter():
         return [country(code) for code in codes]
@@ -132,7 +129,7 @@ def _markets(codes: list[str]) -> list[str]:
 def _currency(text: str | None) -> str | None:
     if text is None:
         return None
-    from piepowder.imports.currencies import code  # noqa: PLC0415
+    from piepowder.imports.currencies import code  # noqa: PLC0415 - slow to load
 
     with _bad_parameter():
         return code(text)
@@ -141,7 +138,7 @@ def _currency(text: str | None) -> str | None:
 def _mapping(pairs: list[str]) -> list[str]:
     if not pairs:
         return []
-    from piepowder.imports.fields import FIELDS  # noqa: PLC0415
+    from piepowder.imports.fields import FIELDS  # noqa: PLC0415 - slow to load
 
     for pair in pairs:
         field, sign, column = pair.partition("=")
@@ -182,7 +179,7 @@ def _numbering(text: str | None) -> str | None:
 def _encoding(text: str | None) -> str | None:
     if text is None:
         return None
-    from piepowder.imports.encodings import codec_name  # noqa: PLC0415
+    from piepowder.imports.encodings import codec_name  # noqa: PLC0415 - slow to load
 
     if codec_name(text) is None:
         raise typer.BadParameter(f"{text}: expected an encoding such as utf-8, windows-1252 or shift_jis.")
@@ -192,7 +189,7 @@ def _encoding(text: str | None) -> str | None:
 def _language(text: str | None) -> str | None:
     if text is None:
         return None
-    from piepowder.imports.values import language  # noqa: PLC0415
+    from piepowder.imports.values import language  # noqa: PLC0415 - slow to load
 
     with _bad_parameter():
         return language(text)

@@ -8,71 +8,25 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Final
 
-_SIGNS: Final = {
-    "€": "EUR",
-    "euro": "EUR",
+_SHARED_SIGNS: Final = {
     "$": "USD AUD BBD BMD BND BSD BZD CAD CLP COP FJD GYD HKD JMD KYD LRD MXN NAD NZD SBD SGD SRD TTD TWD XCD ARS UYU",
-    "us$": "USD",
-    "u$s": "USD",
-    "usd$": "USD",
-    "ca$": "CAD",
     "c$": "CAD NIO",
-    "cdn$": "CAD",
-    "can$": "CAD",
-    "a$": "AUD",
-    "au$": "AUD",
-    "nz$": "NZD",
-    "hk$": "HKD",
-    "nt$": "TWD",
-    "s$": "SGD",
-    "sg$": "SGD",
-    "mx$": "MXN",
-    "mex$": "MXN",
-    "r$": "BRL",
     "£": "GBP EGP FKP GIP SHP SSP SYP",
-    "gb£": "GBP",
     "¥": "JPY CNY",
-    "jp¥": "JPY",
-    "cn¥": "CNY",
-    "円": "JPY",
-    "元": "CNY",
-    "rmb": "CNY",
     "kr": "SEK NOK DKK ISK",
-    "skr": "SEK",
-    "nkr": "NOK",
-    "dkr": "DKK",
-    "kč": "CZK",
-    "zł": "PLN",
-    "ft": "HUF",
     "lei": "RON MDL",
     "leu": "RON MDL",
-    "лв": "BGN",
-    "₽": "RUB",
-    "руб": "RUB",
-    "₴": "UAH",
-    "грн": "UAH",
-    "₺": "TRY",
-    "tl": "TRY",
     "fr": "CHF XAF XOF XPF",
-    "sfr": "CHF",
-    "₹": "INR",
     "rs": "INR PKR LKR NPR MUR SCR",
     "₩": "KRW KPW",
-    "원": "KRW",
-    "฿": "THB",
-    "₫": "VND",
-    "đ": "VND",
-    "rm": "MYR",
-    "rp": "IDR",
-    "₱": "PHP",
-    "₪": "ILS",
-    "₦": "NGN",
-    "₸": "KZT",
-    "₡": "CRC",
-    "₲": "PYG",
-    "₵": "GHS",
-    "s/": "PEN",
 }
+_OWN_SIGNS: Final = (
+    "€=EUR euro=EUR us$=USD u$s=USD usd$=USD ca$=CAD cdn$=CAD can$=CAD a$=AUD au$=AUD nz$=NZD hk$=HKD nt$=TWD "
+    "s$=SGD sg$=SGD mx$=MXN mex$=MXN r$=BRL gb£=GBP jp¥=JPY 円=JPY cn¥=CNY 元=CNY rmb=CNY skr=SEK nkr=NOK "
+    "dkr=DKK kč=CZK zł=PLN ft=HUF лв=BGN ₽=RUB руб=RUB ₴=UAH грн=UAH ₺=TRY tl=TRY sfr=CHF ₹=INR 원=KRW ฿=THB "
+    "₫=VND đ=VND rm=MYR rp=IDR ₱=PHP ₪=ILS ₦=NGN ₸=KZT ₡=CRC ₲=PYG ₵=GHS s/=PEN"
+)
+_SIGNS: Final = _SHARED_SIGNS | dict(pair.split("=") for pair in _OWN_SIGNS.split())
 """The currencies of each sign, in lower case. Source: CLDR, narrow and local symbols of currencies in use."""
 
 

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from piepowder.imports.columns import FoundHeader, find_header
 from piepowder.imports.encodings import TextEncoding
@@ -28,6 +28,7 @@ _NAMES: Final = {",": "comma", ";": "semicolon", "|": "pipe", "#": "number sign"
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 _SAMPLE_CHARACTERS: Final = 256 * 1024
 _SAMPLE_ROWS: Final = 40
+_BUFFER_BYTES: Final = 2**18
 _ENCLOSED: Final = re.compile(r'"(?:[^"]|"")*"')
 _LINE_ENDS: Final = re.compile(r"\r\n|\n|\r")
 _END_NAMES: Final = {"\r\n": "CR LF", "\n": "LF", "\r": "CR"}
@@ -102,7 +103,7 @@ class DelimitedTable:
 
     def _text(self, newline: str) -> io.TextIOWrapper:
         return io.TextIOWrapper(
-            _Unclosed(self._source.start()),  # type: ignore[arg-type]  # has the methods that are used
+            io.BufferedReader(_Unclosed(self._source.start()), _BUFFER_BYTES),
             encoding=self._encoding.codec,
             errors="strict" if self._encoding.codec.startswith(("utf-16", "utf-32")) else "surrogateescape",
             newline=newline,
@@ -227,29 +228,19 @@ class _MarksOfTabs:
         return self._lines > 2 and all(self._bare[at] <= 1 for at in self._enclosed)  # 1: the header
 
 
-class _Unclosed:
+class _Unclosed(io.RawIOBase):
     """A binary file that a text layer cannot close."""
 
-    closed = False
-
-    def __init__(self, file: Any) -> None:
-        self.read = file.read
-        self.read1 = getattr(file, "read1", file.read)
+    def __init__(self, file: BinaryIO) -> None:
+        self._read = file.read
 
     def readable(self) -> bool:
         return True
 
-    def writable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Lines:

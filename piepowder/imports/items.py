@@ -10,7 +10,7 @@ from piepowder.imports.columns import ColumnMapping, attribute_name
 from piepowder.imports.fields import FIELDS
 from piepowder.imports.file_options import FileOptions
 from piepowder.imports.money import read_price
-from piepowder.imports.rows import BLANKS, Line, OmittedField, Refusal, TableRow
+from piepowder.imports.rows import BLANKS, Listing, OmittedField, Refusal, TableRow
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode  # the cells of typed sources are subclasses of str
 
@@ -40,7 +40,7 @@ class ItemBuilder:
         self._media = mapping.fields.get("media", [])
         self._gtin_type = shop_formats.gtin_type_column(header, mapping.column("gtin"))
 
-    def line(self, row: TableRow, position: int) -> Line | Refusal:
+    def listing(self, row: TableRow, position: int) -> Listing | Refusal:
         """The item of a row, or its refusal. `position` is that of the row among the listings of the file, from 1."""
         omitted: list[OmittedField] = []
         try:
@@ -51,7 +51,7 @@ class ItemBuilder:
             return Refusal(row.number, 0, self._undecodable(row.cells))
         except ValueError as error:
             return Refusal(row.number, 0, str(error))
-        return Line(row.number, body, tuple(omitted))
+        return Listing(row.number, body, tuple(omitted))
 
     def _item(self, cells: Sequence[str], position: int, omitted: list[OmittedField]) -> dict[str, Any]:
         texts = {field: text for field, at in self._single if (text := self._text(field, cells[at]))}

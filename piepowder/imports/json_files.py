@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from piepowder.imports.files import InputFile
-from piepowder.imports.rows import Line, NamedCells, Note, Number, RecordTable, Refusal, UnknownValue
+from piepowder.imports.rows import Listing, NamedCells, Note, Number, RecordTable, Refusal, UnknownValue
 from shared.runtime.user_errors import UserError
 from shared.validation import strict_json
 
@@ -54,7 +54,7 @@ class ItemLines:
     def notes(self) -> list[Note]:
         return [Note("format", "NDJSON, items as in POST /v1/items, sent unchanged")]
 
-    def lines(self) -> Iterator[Line | Refusal]:
+    def listings(self) -> Iterator[Listing | Refusal]:
         """The items in order."""
         file = self._source.start()
         number = 0
@@ -67,7 +67,7 @@ class ItemLines:
                     pass
                 yield Refusal(number, 0, f"the line has more than {MAX_LINE >> 20} MB; an item has far less")
             elif body := line.strip():
-                yield Line(number, body)
+                yield Listing(number, body)
 
 
 class ItemArray:
@@ -82,10 +82,10 @@ class ItemArray:
     def notes(self) -> list[Note]:
         return [Note("format", f"JSON array of {len(self._elements):,} items as in POST /v1/items, sent unchanged")]
 
-    def lines(self) -> Iterator[Line | Refusal]:
+    def listings(self) -> Iterator[Listing | Refusal]:
         """The items in order."""
         for number, element in _counted(self._source, self._elements):
-            yield Line(number, bytes(element).replace(b"\r", b" ").replace(b"\n", b" "))
+            yield Listing(number, bytes(element).replace(b"\r", b" ").replace(b"\n", b" "))
 
 
 def open_json(source: InputFile) -> ItemArray | RecordTable:

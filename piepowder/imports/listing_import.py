@@ -22,7 +22,7 @@ from piepowder.imports.items import ItemBuilder
 from piepowder.imports.json_files import ItemArray, ItemLines
 from piepowder.imports.money import DecimalSeparator, decimal_separator
 from piepowder.imports.repeated_ids import counting_ids
-from piepowder.imports.rows import BLANKS, Line, Note, Number, Refusal, Table, TableRow, UnknownValue
+from piepowder.imports.rows import BLANKS, Listing, Note, Number, Refusal, Table, TableRow, UnknownValue
 from piepowder.imports.shop_formats import ShopFormat, find_format
 from piepowder.imports.spreadsheets import SpreadsheetTable
 from shared.runtime.user_errors import UserError
@@ -30,7 +30,7 @@ from shared.runtime.user_errors import UserError
 _SHOWN: Final = 3
 _PROGRESS_ROWS: Final = 2_000
 _SEPARATOR_NAMES: Final = {".": "point", ",": "comma"}
-_Read = TypeVar("_Read", TableRow, Line)
+_Read = TypeVar("_Read", TableRow, Listing)
 
 
 @dataclass(kw_only=True)
@@ -38,12 +38,13 @@ class ListingImport:
     """An opened file: its interpretation (`notes`), the columns of each field (`mapping`), its number of `listings`, of
     which `refused` cannot be read, and the first ones to send (`examples`).
 
-    `guess` is a guess of its encoding that nobody has confirmed. `unit` is the name of a listing's number: line, row or
+    `read` returns the listings and refusals in order, from the start at each call. `guess` is a guess of its encoding
+    that nobody has confirmed. `unit` is the name of a listing's number: line, row or
     item. `are_values_checked`: the values were checked here; those of items in JSON are checked by intake alone.
     """
 
     source: InputFile
-    read: Callable[[], Iterator[Line | Refusal]]
+    read: Callable[[], Iterator[Listing | Refusal]]
     unit: str
     are_values_checked: bool
     is_lenient: bool
@@ -52,16 +53,12 @@ class ListingImport:
     guess: GuessedEncoding | None = None
     listings: int
     refused: int
-    examples: Sequence[Line]
+    examples: Sequence[Listing]
 
     @property
     def name(self) -> str:
         """The name of the file."""
         return self.source.name
-
-    def lines(self) -> Iterator[Line | Refusal]:
-        """The items and refused listings in order, read from the start at each call."""
-        return self.read()
 
     def __enter__(self) -> "ListingImport":
         return self
@@ -137,24 +134,26 @@ def _count(
     return _Counts(total, refused, [Note("repeated", text)])
 
 
-def _examples(lines: Iterable[Line | Refusal]) -> list[Line]:
-    return list(islice((line for line in lines if isinstance(line, Line)), _SHOWN))
+def _examples(listings: Iterable[Listing | Refusal]) -> list[Listing]:
+    return list(islice((listing for listing in listings if isinstance(listing, Listing)), _SHOWN))
 
 
 def _of_items(
     source: InputFile, items: ItemLines | ItemArray, options: FileOptions, progress: Callable[[], None]
 ) -> ListingImport:
-    counts = _count(items.lines(), lambda line: json_files.subject_and_version(line.body), items.unit, progress)
+    counts = _count(
+        items.listings(), lambda listing: json_files.subject_and_version(listing.body), items.unit, progress
+    )
     return ListingImport(
         source=source,
-        read=items.lines,
+        read=items.listings,
         unit=items.unit,
         are_values_checked=False,
         is_lenient=options.lenient,
         notes=[*items.notes(), *counts.repeated],
         listings=counts.listings,
         refused=counts.refused,
-        examples=_examples(items.lines()),
+        examples=_examples(items.listings()),
     )
 
 
@@ -176,16 +175,16 @@ def _of_table(
     decimal = options.decimal or survey.decided_separator
     builder = ItemBuilder(options, mapping, table.header, platform=platform, decimal=decimal, shop=shop)
 
-    def lines() -> Iterator[Line | Refusal]:
+    def listings() -> Iterator[Listing | Refusal]:
         for position, row in enumerate(rows, 1):
-            yield row if isinstance(row, Refusal) else builder.line(row, position)
+            yield row if isinstance(row, Refusal) else builder.listing(row, position)
 
     described = mapping.describe(table.header)
     if options.number_rows:
         described.insert(0, ("id", f"the position of the listing in the file (1, 2, …), not its {table.unit}"))
     return ListingImport(
         source=source,
-        read=lines,
+        read=listings,
         unit=table.unit,
         are_values_checked=True,
         is_lenient=options.lenient,
@@ -202,7 +201,7 @@ def _of_table(
         guess=guess,
         listings=counts.listings,
         refused=counts.refused,
-        examples=_examples(lines()),
+        examples=_examples(listings()),
     )
 
 

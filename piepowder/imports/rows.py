@@ -52,7 +52,7 @@ class OmittedField(NamedTuple):
     detail: str
 
 
-class Line(NamedTuple):
+class Listing(NamedTuple):
     """A listing as a JSON object without line breaks; `number` is that of its line, row or item in the file."""
 
     number: int

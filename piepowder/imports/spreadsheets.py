@@ -6,6 +6,7 @@ import datetime
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from itertools import islice
 from typing import IO, Any, Final, NamedTuple
@@ -23,6 +24,7 @@ from piepowder.imports.files import InputFile
 from piepowder.imports.rows import BLANKS, DateText, Note, Number, Refusal, TableRow, UnknownValue
 from shared.runtime.user_errors import UserError
 
+_ERRORS: Final = (python_calamine.CalamineError, zipfile.BadZipFile, ParseError, DefusedXmlException, KeyError, OSError)
 _SAMPLE_ROWS: Final = 40
 _RELATION: Final = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _REFERENCE: Final = re.compile(r"([A-Z]+)[0-9]+")
@@ -44,17 +46,9 @@ class SpreadsheetTable:
 
     def __init__(self, source: InputFile, options: FileOptions) -> None:
         self._source = source
-        try:
+        with self._damage():
             self._workbook = python_calamine.load_workbook(source.start())
             self._zip = zipfile.ZipFile(source.start())
-        except python_calamine.PasswordError as error:
-            raise UserError(
-                f"{source.name} is a workbook with a password.", "Save it without the password, or as CSV."
-            ) from error
-        except (python_calamine.CalamineError, zipfile.BadZipFile, OSError) as error:
-            raise UserError(
-                f"{source.name} is a damaged workbook ({error}).", "Open it and save it again as XLSX, or as CSV."
-            ) from error
         self._name = self._chosen(options.sheet)
         self._sheet = self._sheet_named(self._name)
         self._formats = self._read_formats()
@@ -100,12 +94,8 @@ class SpreadsheetTable:
         return filled[0]
 
     def _sheet_named(self, name: str) -> python_calamine.CalamineSheet:
-        try:
+        with self._damage():
             return self._workbook.get_sheet_by_name(name)
-        except python_calamine.CalamineError as error:
-            raise UserError(
-                f"The sheet {name!r} of {self._source.name} is damaged ({error}).", "Save it again as XLSX, or as CSV."
-            ) from error
 
     def _find_header(self, options: FileOptions) -> FoundHeader:
         rows = [row for row in islice(self._typed_rows(), _SAMPLE_ROWS) if any(cell.strip(BLANKS) for cell in row[1])]
@@ -135,28 +125,22 @@ class SpreadsheetTable:
 
     def _marked_cells(self) -> Iterator[tuple[int, dict[int, "UnknownValue | _Format"]]]:
         """Cells with an unknown value or a format: the numbers of their rows, and the cells by column from 0."""
-        part = self._part_of_sheet()
-        try:
-            with self._zip.open(part) as xml:
-                number = 0
-                for _, element in iterparse(xml, events=("end",)):
-                    if local_name(element.tag) != "row":
-                        continue
-                    number = int(element.get("r") or number + 1)
-                    found: dict[int, UnknownValue | _Format] = {}
-                    column = -1
-                    for cell in element:
-                        place = _REFERENCE.fullmatch(cell.get("r", ""))
-                        column = column + 1 if place is None else _column(place[1])
-                        if (mark := self._mark(cell)) is not None:
-                            found[column] = mark
-                    element.clear()
-                    if found:
-                        yield number, found
-        except (ParseError, DefusedXmlException, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"The sheet {self._name!r} of {self._source.name} is damaged ({error}).", "Save it again as XLSX."
-            ) from error
+        with self._damage(), self._zip.open(self._part_of_sheet()) as xml:
+            number = 0
+            for _, element in iterparse(xml, events=("end",)):
+                if local_name(element.tag) != "row":
+                    continue
+                number = int(element.get("r") or number + 1)
+                marks: dict[int, UnknownValue | _Format] = {}
+                column = -1
+                for cell in element:
+                    place = _REFERENCE.fullmatch(cell.get("r", ""))
+                    column = column + 1 if place is None else _column(place[1])
+                    if (mark := self._mark(cell)) is not None:
+                        marks[column] = mark
+                element.clear()
+                if marks:
+                    yield number, marks
 
     def _mark(self, cell: Any) -> "UnknownValue | _Format | None":
         kind = cell.get("t", "n")
@@ -172,45 +156,39 @@ class SpreadsheetTable:
 
     def _part_of_sheet(self) -> str:
         """The path of the sheet's XML in the file."""
-        try:
-            with self._zip.open("xl/workbook.xml") as xml:
-                ids = {
-                    element.get("name"): element.get(_RELATION)
-                    for element in _root(xml).iter()
-                    if local_name(element.tag) == "sheet"
-                }
-            with self._zip.open("xl/_rels/workbook.xml.rels") as xml:
-                targets = {element.get("Id"): element.get("Target", "") for element in _root(xml)}
-        except (KeyError, ParseError, DefusedXmlException) as error:
-            raise UserError(
-                f"{self._source.name} is a damaged workbook ({error}).", "Save it again as XLSX."
-            ) from error
+        with self._zip.open("xl/workbook.xml") as xml:
+            sheets = (element for element in _root(xml).iter() if local_name(element.tag) == "sheet")
+            ids = {element.get("name"): element.get(_RELATION) for element in sheets}
+        with self._zip.open("xl/_rels/workbook.xml.rels") as xml:
+            targets = {element.get("Id"): element.get("Target", "") for element in _root(xml)}
         target = targets.get(ids.get(self._name)) or ""
         return target.removeprefix("/") if target.startswith("/") else f"xl/{target}"
 
     def _read_formats(self) -> Mapping[str, _Format]:
         """The formats of cells, by the number of their style, that change the text of a value."""
-        try:
-            with self._zip.open("xl/styles.xml") as xml:
-                root = _root(xml)
-        except KeyError:
+        if "xl/styles.xml" not in self._zip.namelist():
             return {}
-        except (ParseError, DefusedXmlException) as error:
-            raise UserError(
-                f"{self._source.name} is a damaged workbook ({error}).", "Save it again as XLSX."
-            ) from error
-        codes = {
-            element.get("numFmtId"): element.get("formatCode", "")
-            for element in root.iter()
-            if local_name(element.tag) == "numFmt"
-        }
+        with self._damage(), self._zip.open("xl/styles.xml") as xml:
+            root = _root(xml)
+        formats = (element for element in root.iter() if local_name(element.tag) == "numFmt")
+        codes = {element.get("numFmtId"): element.get("formatCode", "") for element in formats}
         styles: list[Any] = next((list(element) for element in root if local_name(element.tag) == "cellXfs"), [])
-        found = {}
-        for number, style in enumerate(styles):
-            form = _format(codes.get(style.get("numFmtId"), ""))
-            if form != _Format():
-                found[str(number)] = form
-        return found
+        known = ((number, _format(codes.get(style.get("numFmtId"), ""))) for number, style in enumerate(styles))
+        return {str(number): form for number, form in known if form != _Format()}
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """An error of a library as a message about the workbook."""
+        try:
+            yield
+        except python_calamine.PasswordError as error:
+            raise UserError(
+                f"{self._source.name} is a workbook with a password.", "Save it without the password, or as CSV."
+            ) from error
+        except _ERRORS as error:
+            raise UserError(
+                f"{self._source.name} is a damaged workbook ({error}).", "Open it and save it again as XLSX, or as CSV."
+            ) from error
 
 
 def _root(xml: IO[bytes]) -> Element:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from piepowder.imports.rows import Line
+from piepowder.imports.rows import Listing
 from piepowder.lenience import without_faulty_fields
 
 ITEM = {
@@ -18,8 +18,8 @@ ITEM = {
 }
 
 
-def line(**fields: object) -> Line:
-    return Line(7, msgspec.json.encode(ITEM | fields))
+def line(**fields: object) -> Listing:
+    return Listing(7, msgspec.json.encode(ITEM | fields))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_field_that_the_item_does_not_have_cannot_be_left_out() -> None:
 
 def test_a_text_that_is_not_an_object_stays_as_it_is() -> None:
     for body in (b"[1]", b"{broken", b"\xff"):
-        assert without_faulty_fields(Line(1, body), [{"pointer": "/title", "detail": "x"}]) is None
+        assert without_faulty_fields(Listing(1, body), [{"pointer": "/title", "detail": "x"}]) is None
 
 
 def test_one_member_of_a_seller_is_left_out_but_not_its_id() -> None:

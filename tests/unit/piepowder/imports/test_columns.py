@@ -7,7 +7,7 @@ import pytest
 
 from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.rows import Line
+from piepowder.imports.rows import Listing
 from shared.runtime.user_errors import UserError
 from tests.support.intake_items import ANYONE, NOW, item_intake
 from tests.support.listing_files import GERMAN, SHOP, imported
@@ -149,8 +149,8 @@ def test_a_faulty_optional_field_refuses_its_line_and_lenient_leaves_out_that_fi
     assert imported(tmp_path, content).refusals
     path = tmp_path / "listings.csv"
     with open_import(str(path), LENIENT) as listings:
-        [line] = listings.lines()
-    assert isinstance(line, Line)
+        [line] = listings.read()
+    assert isinstance(line, Listing)
     item = msgspec.json.decode(line.body)
     kept = {"price": {"amount_minor": 500, "currency": "EUR"}, "title": "Lamp", "gtin": "4006381333931"}
     kept.pop("price" if column == "currency" else column, None)
@@ -194,7 +194,7 @@ def test_a_seller_with_a_faulty_country_keeps_its_other_members_if_lenient(tmp_p
     found = imported(tmp_path, content, LENIENT)
     assert found.items[0]["seller"] == {"id": "s1", "name": "Max"}
     assert found.items[1]["attributes"] == {"seller_name": "Max", "seller_country": "DE"}
-    assert [[one.field for one in line.omitted] for line in found.lines if isinstance(line, Line)] == [
+    assert [[one.field for one in line.omitted] for line in found.lines if isinstance(line, Listing)] == [
         ["seller.country"],
         ["seller.id"],
     ]

@@ -101,7 +101,7 @@ def test_most_lines_decide_for_utf_8_and_a_guess_shows_also_a_line_that_is_valid
     path.write_bytes(b"\n".join([b"id;title", *utf_8, *other]))
     with open_import(str(path), FileOptions(platform="shop")) as listings:
         assert listings.guess is None
-        assert [line.number for line in listings.lines() if isinstance(line, Refusal)] == [5, 6]
+        assert [line.number for line in listings.read() if isinstance(line, Refusal)] == [5, 6]
     path.write_bytes(b"\n".join([b"id;title", *utf_8[:2], *other]))
     with open_import(str(path), FileOptions(platform="shop")) as listings:
         assert listings.guess is not None

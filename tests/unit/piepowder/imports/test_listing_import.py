@@ -11,7 +11,7 @@ import pytest
 
 from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.rows import Line
+from piepowder.imports.rows import Listing
 from tests.support.listing_files import SHOP, imported
 
 
@@ -61,7 +61,7 @@ def test_standard_input_is_read_twice_from_a_private_copy(tmp_path: Path, monkey
     with path.open(encoding="utf-8") as file:
         monkeypatch.setattr("sys.stdin", file)
         with open_import("-", SHOP) as listings:
-            assert len(list(listings.lines())) == len(list(listings.lines())) == 1
+            assert len(list(listings.read())) == len(list(listings.read())) == 1
             assert listings.name == "standard input"
 
 
@@ -84,7 +84,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         large_file(tmp_path / "f.csv", rows)
         tracemalloc.start()
         with open_import(str(tmp_path / "f.csv"), SHOP) as listings:
-            for _ in listings.lines():
+            for _ in listings.read():
                 pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -103,7 +103,7 @@ def test_both_readings_of_a_row_cost_less_than_25_times_the_csv_module(tmp_path:
         floor = time.process_time() - began
         began = time.process_time()
         with open_import(str(path), SHOP) as listings:
-            items = sum(isinstance(line, Line) for line in listings.lines())
+            items = sum(isinstance(line, Listing) for line in listings.read())
         ratios.append((time.process_time() - began) / floor)
     assert items == rows - 1 == 10_000
     assert min(ratios) < 25
