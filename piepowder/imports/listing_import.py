@@ -194,7 +194,9 @@ def _of_table(
             *rows.notes(),
             *survey.notes(table.header, decimal),
             Note("platform", platform if options.platform else f"{platform} (name of the file)"),
-            Note("market", _about_markets(options, mapping)),
+            *([] if options.kind == "product" else [Note("kind", options.kind)]),
+            Note("market", f"{', '.join(options.default_markets)}{_default(mapping, 'markets', options.markets)}"),
+            *([Note("language", options.language + _default(mapping, "language"))] if options.language else []),
             *counts.repeated,
         ],
         mapping=described,
@@ -210,10 +212,10 @@ def default_platform(stem: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", stem.lower())[:63].strip("-") or "local"
 
 
-def _about_markets(options: FileOptions, mapping: ColumnMapping) -> str:
-    default = "" if options.markets else " (default without --market)"
-    column = " (if the row has none)" if "markets" in mapping.fields else ""
-    return f"{', '.join(options.default_markets)}{default}{column}"
+def _default(mapping: ColumnMapping, field: str, stated: Sequence[str] = ("",)) -> str:
+    """The addition to the value of a field that rows without one have."""
+    default = "" if stated else " (default without --market)"
+    return f"{default} (if the row has none)" if field in mapping.fields else default
 
 
 class _Rows:
