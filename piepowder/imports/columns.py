@@ -63,7 +63,7 @@ def _known_names(header: Sequence[str], mapped: Collection[str]) -> int:
     """The number of different known names in a header."""
     names = set(map(plain_name, header))
     shop = find_format(header)
-    known = _GENERAL_NAMES if shop is None else _GENERAL_NAMES.union(*shop.names.values())
+    known = _GENERAL_NAMES if shop is None else _GENERAL_NAMES.union(*map(str.split, shop.names.values()))
     return len(names & known) + len(names & set(mapped)) + (0 if shop is None else _OF_A_FORMAT)
 
 
@@ -94,7 +94,7 @@ def map_columns(name: str, header: Sequence[str], options: FileOptions, shop: Sh
     own = {} if shop is None else shop.names
     for field, about in FIELDS.items():
         if field not in mapper.fields and not (field == "id" and options.number_rows):
-            mapper.take_known(field, own.get(field, about.names.split()))
+            mapper.take_known(field, own.get(field, about.names).split())
     fields = mapper.fields
     if "seller.id" not in fields:  # a seller without an id is no seller: the columns are attributes
         fields = {field: columns for field, columns in fields.items() if not field.startswith("seller.")}

@@ -35,7 +35,7 @@ class InputFile:
         self.name, self.stem = ("standard input", "") if name == "-" else (name, Path(name).name.split(".")[0])
         self._advanced = 0
         with file_errors(Path(tempfile.gettempdir()), "Choose another folder with TMPDIR."):
-            self.file: BinaryIO = self._opened(name)
+            self.file: BinaryIO = self._open(name)
         self.size = self.file.seek(0, 2)
         self.file.seek(0)
 
@@ -64,7 +64,7 @@ class InputFile:
     def close(self) -> None:
         self.file.close()
 
-    def _opened(self, name: str) -> BinaryIO:
+    def _open(self, name: str) -> BinaryIO:
         if name == "-":
             return self._copied(sys.stdin.buffer)
         try:
@@ -200,7 +200,7 @@ def _identify_zip(source: InputFile) -> FileKind:
 
 
 def _is_ndjson(head: bytes) -> bool:
-    """True if the text has several lines, of which the first and another, or most, begin a JSON object."""
+    """True if the first line and a later one start a JSON object, or at least half of the first lines do."""
     lines = [line.strip() for line in head.removeprefix(_BOM).split(b"\n")[: _SAMPLE_LINES + 1]]
     lines = [line for line in lines if line]
     if not lines:

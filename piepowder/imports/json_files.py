@@ -4,9 +4,9 @@ Items are sent as they are written, byte for byte except for line breaks between
 and split; each element needs one small object.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -43,52 +43,46 @@ def subject_and_version(body: bytes) -> str:
     return f"{name.platform}:{name.kind}:{name.id}" + ("" if name.version is None else f"@{name.version}")
 
 
-class ItemLines:
-    """NDJSON, unchanged: each line is an item. A broken line concerns only itself."""
+class Items(NamedTuple):
+    """Items as in `POST /v1/items`, sent unchanged; `unit` is the name of their numbers. `listings` returns them in
+    order, from the start at each call."""
 
-    unit = "line"
-
-    def __init__(self, source: InputFile) -> None:
-        self._source = source
-
-    def notes(self) -> list[Note]:
-        return [Note("format", "NDJSON, items as in POST /v1/items, sent unchanged")]
-
-    def listings(self) -> Iterator[Listing | Refusal]:
-        """The items in order."""
-        file = self._source.start()
-        number = 0
-        while line := file.readline(MAX_LINE):
-            number += 1
-            if number == 1:
-                line = line.removeprefix(_BOM)
-            if len(line) >= MAX_LINE and not line.endswith(b"\n"):
-                while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                    pass
-                yield Refusal(number, 0, f"the line has more than {MAX_LINE >> 20} MB; an item has far less")
-            elif body := line.strip():
-                yield Listing(number, body)
+    unit: str
+    note: Note
+    listings: Callable[[], Iterator[Listing | Refusal]]
 
 
-class ItemArray:
-    """A JSON array of items, each as in `POST /v1/items`."""
+def open_ndjson(source: InputFile) -> Items:
+    """Each line is an item. A broken line concerns only itself."""
+    note = Note("format", "NDJSON, items as in POST /v1/items, sent unchanged")
+    return Items("line", note, lambda: _lines(source))
 
-    unit = "item"
 
-    def __init__(self, source: InputFile, elements: Sequence[msgspec.Raw]) -> None:
-        self._source = source
-        self._elements = elements
+def _lines(source: InputFile) -> Iterator[Listing | Refusal]:
+    file = source.start()
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        if len(line) >= MAX_LINE and not line.endswith(b"\n"):
+            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+            yield Refusal(number, 0, f"the line has more than {MAX_LINE >> 20} MB; an item has far less")
+        elif body := line.strip():
+            yield Listing(number, body)
 
-    def notes(self) -> list[Note]:
-        return [Note("format", f"JSON array of {len(self._elements):,} items as in POST /v1/items, sent unchanged")]
 
-    def listings(self) -> Iterator[Listing | Refusal]:
-        """The items in order."""
-        for number, element in _counted(self._source, self._elements):
+def _array(source: InputFile, elements: Sequence[msgspec.Raw]) -> Items:
+    def listings() -> Iterator[Listing | Refusal]:
+        for number, element in _counted(source, elements):
             yield Listing(number, bytes(element).replace(b"\r", b" ").replace(b"\n", b" "))
 
+    note = Note("format", f"JSON array of {len(elements):,} items as in POST /v1/items, sent unchanged")
+    return Items("item", note, listings)
 
-def open_json(source: InputFile) -> ItemArray | RecordTable:
+
+def open_json(source: InputFile) -> Items | RecordTable:
     """The items or records of one JSON text; raises `UserError` for other JSON."""
     text = _mapped(source)
     try:
@@ -108,11 +102,11 @@ def open_json(source: InputFile) -> ItemArray | RecordTable:
     if isinstance(first, dict) and _is_linked_data(first):
         return _linked_data(source, elements)
     if isinstance(first, dict) and _IN_ITEM & first.keys():
-        return ItemArray(source, elements)
+        return _array(source, elements)
     if text[:1] != b"[" and isinstance(first, dict):
         lists = [name for name, value in first.items() if isinstance(value, list) and dict in map(type, value)]
         if not lists:
-            return ItemArray(source, elements)
+            return _array(source, elements)
         raise UserError(
             f"{source.name} is one JSON object with the members {', '.join(list(first)[:8])}.",
             f"Write one object a line: jq -c '.{lists[0]}[]' FILE.",
@@ -235,11 +229,11 @@ def _product(product: Mapping[str, Any]) -> NamedCells:
 
 
 def _add_offer(record: dict[str, list[str]], offers: Sequence[Any]) -> None:
-    found = [offer for offer in offers if isinstance(offer, dict)]
-    if len(found) > 1 or (found and "lowPrice" in found[0] and "price" not in found[0]):
+    objects = [offer for offer in offers if isinstance(offer, dict)]
+    if len(objects) > 1 or (objects and "lowPrice" in objects[0] and "price" not in objects[0]):
         record["price"] = [UnknownValue("the product has several offers, so its price is uncertain")]
         return
-    for offer in found:
+    for offer in objects:
         for name, value in offer.items():
             if name in ("price", "priceCurrency", "sku", "gtin", "gtin13", "gtin12", "gtin8", "gtin14"):
                 if name not in record:

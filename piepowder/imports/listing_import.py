@@ -19,7 +19,7 @@ from piepowder.imports.encodings import GuessedEncoding
 from piepowder.imports.file_options import FileOptions
 from piepowder.imports.files import FileKind, InputFile, identify
 from piepowder.imports.items import ItemBuilder
-from piepowder.imports.json_files import ItemArray, ItemLines
+from piepowder.imports.json_files import Items
 from piepowder.imports.money import DecimalSeparator, decimal_separator
 from piepowder.imports.repeated_ids import counting_ids
 from piepowder.imports.rows import BLANKS, Listing, Note, Number, Refusal, Table, TableRow, UnknownValue
@@ -39,8 +39,8 @@ class ListingImport:
     which `refused` cannot be read, and the first ones to send (`examples`).
 
     `read` returns the listings and refusals in order, from the start at each call. `guess` is a guess of its encoding
-    that nobody has confirmed. `unit` is the name of a listing's number: line, row or
-    item. `are_values_checked`: the values were checked here; those of items in JSON are checked by intake alone.
+    that nobody has confirmed. `unit` is the name of a listing's number: line, row or item. `are_values_checked`: the
+    values were checked here; those of items in JSON are checked by intake alone.
     """
 
     source: InputFile
@@ -76,18 +76,18 @@ def open_import(
     """
     source = InputFile(name)
     try:
-        return _opened(source, options, lambda: progress(source.position, source.size))
+        return _read_file(source, options, lambda: progress(source.position, source.size))
     except BaseException:
         source.close()
         raise
 
 
-def _opened(source: InputFile, options: FileOptions, progress: Callable[[], None]) -> ListingImport:
+def _read_file(source: InputFile, options: FileOptions, progress: Callable[[], None]) -> ListingImport:
     kind = identify(source, is_csv=options.is_csv)
     guess = None
-    content: Table | ItemLines | ItemArray
+    content: Table | Items
     if kind is FileKind.NDJSON:
-        content = ItemLines(source)
+        content = json_files.open_ndjson(source)
     elif kind is FileKind.JSON:
         content = json_files.open_json(source)
     elif kind is FileKind.XML:
@@ -98,7 +98,7 @@ def _opened(source: InputFile, options: FileOptions, progress: Callable[[], None
         encoding = encodings.find_encoding(source, options.encoding)
         guess = None if options.accept_guess else encoding.guess
         content = DelimitedTable(source, encoding, options)
-    if isinstance(content, ItemLines | ItemArray):
+    if isinstance(content, Items):
         return _of_items(source, content, options, progress)
     return _of_table(source, content, options, guess, progress)
 
@@ -138,9 +138,7 @@ def _examples(listings: Iterable[Listing | Refusal]) -> list[Listing]:
     return list(islice((listing for listing in listings if isinstance(listing, Listing)), _SHOWN))
 
 
-def _of_items(
-    source: InputFile, items: ItemLines | ItemArray, options: FileOptions, progress: Callable[[], None]
-) -> ListingImport:
+def _of_items(source: InputFile, items: Items, options: FileOptions, progress: Callable[[], None]) -> ListingImport:
     counts = _count(
         items.listings(), lambda listing: json_files.subject_and_version(listing.body), items.unit, progress
     )
@@ -150,7 +148,7 @@ def _of_items(
         unit=items.unit,
         are_values_checked=False,
         is_lenient=options.lenient,
-        notes=[*items.notes(), *counts.repeated],
+        notes=[items.note, *counts.repeated],
         listings=counts.listings,
         refused=counts.refused,
         examples=_examples(items.listings()),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 BLANKS: Final = " \t\r\n\u00a0\u3000"
-"""The white space around the text of a cell that is not part of it."""
+"""The white space that is removed at the start and end of a cell."""
 
 
 class Number(str):

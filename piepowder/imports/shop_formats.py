@@ -18,13 +18,13 @@ Rows: TypeAlias = Iterable[TableRow | Refusal]
 
 class ShopFormat(NamedTuple):
     """The export of one shop system. `signatures` are sets of plain column names. `names` has the plain column names of
-    fields, in the order of preference; a field that it does not have uses the general names of `FIELDS`, and `()` means
-    that no column has the field. `regroup` builds one row for each listing. `unescape` restores an exported cell of a
+    fields, as in `FIELDS`; a field that it does not have uses the general names there, and an empty text means that no
+    column has the field. `regroup` builds one row for each listing. `unescape` restores an exported cell of a
     field or attribute. With `unquoted_tabs`, a tab-separated file of the system never quotes cells."""
 
     name: str
-    signatures: tuple[frozenset[str], ...]
-    names: Mapping[str, Sequence[str]]
+    signatures: tuple[str, ...]
+    names: Mapping[str, str]
     regroup: "Callable[[Sequence[str], Rows], Iterator[TableRow | Refusal]] | None" = None
     unescape: Callable[[str, str], str] | None = None
     unquoted_tabs: bool = False
@@ -39,7 +39,7 @@ def plain_name(column: str) -> str:
 def find_format(header: Sequence[str]) -> ShopFormat | None:
     """The format of a header."""
     names = frozenset(map(plain_name, header))
-    return next((shop for shop in SHOP_FORMATS if any(sign <= names for sign in shop.signatures)), None)
+    return next((shop for signature, shop in _SIGNATURES if signature <= names), None)
 
 
 def gtin_type_column(header: Sequence[str], gtin: int | None) -> int | None:
@@ -99,7 +99,7 @@ def _first(names: Sequence[str], *wanted: str) -> int:
 
 
 def _is_of_variant(name: str) -> bool:
-    """True for a column whose empty cell does not mean the cell of the product's first row."""
+    """True for a column that belongs to one variant: its empty cells are not filled from the product's first row."""
     variant = ("variant_", "unit_price_", "cost_per_item", "image_", "product_image", "price", "compare_at", "sku")
     others = ("barcode", "weight", "inventory", "included", "fulfillment", "charge_tax", "tax_code", "requires_ship")
     return name.startswith((*variant, *others)) or re.fullmatch(r"option[1-3]_(value|linked_to)", name) is not None
@@ -118,111 +118,101 @@ def _woocommerce_cell(name: str, text: str) -> str:
 SHOP_FORMATS: Final = (
     ShopFormat(
         "Shopify",
-        (
-            frozenset({"handle", "title", "variant_price"}),
-            frozenset({"handle", "title", "variant_sku"}),
-            frozenset({"url_handle", "title", "option1_name"}),
-        ),
+        ("handle title variant_price", "handle title variant_sku", "url_handle title option1_name"),
         {
-            "id": ("handle", "url_handle"),
-            "title": ("title",),
-            "text": ("body_html", "body", "description"),
-            "category": ("product_category", "type"),
-            "brand": ("vendor",),
-            "gtin": ("variant_barcode", "barcode"),
-            "price": ("variant_price", "price"),
-            "media": ("image_src", "product_image_url"),
-            "seller.id": (),
+            "id": "handle url_handle",
+            "title": "title",
+            "text": "body_html body description",
+            "category": "product_category type",
+            "brand": "vendor",
+            "gtin": "variant_barcode barcode",
+            "price": "variant_price price",
+            "media": "image_src product_image_url",
+            "seller.id": "",
         },
         regroup=_shopify_rows,
     ),
     ShopFormat(
         "WooCommerce",
-        (
-            frozenset({"id", "type", "sku", "name", "regular_price"}),
-            frozenset({"id", "typ", "name", "regulärer_preis"}),
-        ),
+        ("id type sku name regular_price", "id typ name regulärer_preis"),
         {
-            "id": ("id",),
-            "title": ("name",),
-            "text": ("description", "beschreibung"),
-            "category": ("categories", "kategorien"),
-            "brand": ("brands", "brand", "marken", "marke"),
-            "gtin": ("gtin_upc_ean_or_isbn", "gtin_upc_ean_oder_isbn"),
-            "price": ("regular_price", "regulärer_preis"),
-            "media": ("images", "bilder"),
+            "id": "id",
+            "title": "name",
+            "text": "description beschreibung",
+            "category": "categories kategorien",
+            "brand": "brands brand marken marke",
+            "gtin": "gtin_upc_ean_or_isbn gtin_upc_ean_oder_isbn",
+            "price": "regular_price regulärer_preis",
+            "media": "images bilder",
         },
         unescape=_woocommerce_cell,
     ),
     ShopFormat(
         "Etsy",
-        (frozenset({"title", "description", "price", "currency_code", "quantity", "image1"}),),
+        ("title description price currency_code quantity image1",),
         {
-            "id": ("listing_id", "sku"),
-            "title": ("title",),
-            "text": ("description",),
-            "price": ("price",),
-            "currency": ("currency_code",),
-            "category": (),
-            "brand": (),
+            "id": "listing_id sku",
+            "title": "title",
+            "text": "description",
+            "price": "price",
+            "currency": "currency_code",
+            "category": "",
+            "brand": "",
         },
     ),
     ShopFormat(
         "Amazon listings report",
-        (frozenset({"item_name", "seller_sku", "price"}), frozenset({"item_name", "seller_sku", "asin1"})),
+        ("item_name seller_sku price", "item_name seller_sku asin1"),
         {
-            "id": ("seller_sku",),
-            "title": ("item_name",),
-            "text": ("item_description",),
-            "price": ("price",),
-            "media": ("image_url",),
-            "gtin": ("product_id",),
+            "id": "seller_sku",
+            "title": "item_name",
+            "text": "item_description",
+            "price": "price",
+            "media": "image_url",
+            "gtin": "product_id",
         },
         unquoted_tabs=True,
     ),
     ShopFormat(
         "Amazon listings report (German)",
-        (frozenset({"artikelbezeichnung", "händler_sku", "preis"}),),
+        ("artikelbezeichnung händler_sku preis",),
         {
-            "id": ("händler_sku",),
-            "title": ("artikelbezeichnung",),
-            "text": ("artikelbeschreibung",),
-            "price": ("preis",),
-            "gtin": ("produkt_id",),
+            "id": "händler_sku",
+            "title": "artikelbezeichnung",
+            "text": "artikelbeschreibung",
+            "price": "preis",
+            "gtin": "produkt_id",
         },
         unquoted_tabs=True,
     ),
     ShopFormat(
         "Amazon inventory file",
-        (frozenset({"item_sku", "item_name", "external_product_id"}),),
+        ("item_sku item_name external_product_id",),
         {
-            "id": ("item_sku",),
-            "title": ("item_name",),
-            "text": ("product_description",),
-            "brand": ("brand_name",),
-            "category": ("item_type", "feed_product_type"),
-            "gtin": ("external_product_id",),
-            "price": ("standard_price", "list_price"),
-            "media": ("main_image_url",),
+            "id": "item_sku",
+            "title": "item_name",
+            "text": "product_description",
+            "brand": "brand_name",
+            "category": "item_type feed_product_type",
+            "gtin": "external_product_id",
+            "price": "standard_price list_price",
+            "media": "main_image_url",
         },
     ),
     ShopFormat(
         "Google product feed",
-        (
-            frozenset({"id", "title", "link", "image_link"}),
-            frozenset({"id", "title", "link", "availability"}),
-            frozenset({"id", "title", "price", "availability", "condition"}),
-        ),
+        ("id title link image_link", "id title link availability", "id title price availability condition"),
         {
-            "id": ("id",),
-            "title": ("title",),
-            "text": ("description",),
-            "category": ("product_type", "google_product_category"),
-            "media": ("image_link", "additional_image_link", "additional_image_links"),
-            "price": ("price",),
+            "id": "id",
+            "title": "title",
+            "text": "description",
+            "category": "product_type google_product_category",
+            "media": "image_link additional_image_link additional_image_links",
+            "price": "price",
         },
     ),
 )
+_SIGNATURES: Final = [(frozenset(names.split()), shop) for shop in SHOP_FORMATS for names in shop.signatures]
 GTIN_TYPE_COLUMNS: Final = {
     "product_id": "product_id_type",
     "produkt_id": "produkt_id_typ",

@@ -53,7 +53,7 @@ def test_the_limits_of_texts_are_those_of_intake(intake: ItemIntake, field: str)
 
 def test_all_names_of_columns_are_plain_so_that_they_are_found() -> None:
     general = [name for field in FIELDS.values() for name in field.names.split()]
-    own = [name for shop in SHOP_FORMATS for names in shop.names.values() for name in names]
-    signatures = [name for shop in SHOP_FORMATS for signature in shop.signatures for name in signature]
+    own = [name for shop in SHOP_FORMATS for names in shop.names.values() for name in names.split()]
+    signatures = [name for shop in SHOP_FORMATS for signature in shop.signatures for name in signature.split()]
     assert [name for name in (*general, *own, *signatures) if name != plain_name(name)] == []
     assert {field for shop in SHOP_FORMATS for field in shop.names} <= FIELDS.keys()

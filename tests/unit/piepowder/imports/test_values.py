@@ -5,6 +5,7 @@ import pytest
 
 from piepowder.imports import values
 from piepowder.imports.rows import DateText, Number
+from services.intake.items.domain.posts import MAX_BODY_BYTES
 from services.intake.items.handlers import ItemIntake
 from shared.validation import codes
 from shared.validation.faults import InputRejected
@@ -135,6 +136,7 @@ def accepts(intake: ItemIntake, **fields: object) -> bool:
 
 
 def test_the_other_limits_are_those_of_intake(intake: ItemIntake) -> None:
+    assert values.MAX_BODY == MAX_BODY_BYTES
     assert accepts(intake, attributes={"a": "x" * values.MAX_ATTRIBUTE})
     assert not accepts(intake, attributes={"a": "x" * (values.MAX_ATTRIBUTE + 1)})
     assert not accepts(intake, attributes={f"a{n}": "x" for n in range(values.MAX_ATTRIBUTES + 1)})
