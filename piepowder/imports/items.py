@@ -110,7 +110,7 @@ class ItemBuilder:
         except ValueError as error:
             self._omit("price", self._fault(faulty, error), omitted)  # without its currency, the amount has no meaning
             return
-        item["price"] = price._asdict()
+        item["price"] = {"amount_minor": price.amount_minor, "currency": price.currency}
 
     def _add_media(self, item: dict[str, Any], cells: Sequence[str], omitted: list[OmittedField]) -> None:
         try:
