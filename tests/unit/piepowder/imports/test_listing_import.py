@@ -1,4 +1,4 @@
-"""The first reading finds what only the file as a whole shows, and the second one sends."""
+"""All checks read the whole file before anything is sent."""
 
 import csv
 import random
@@ -55,7 +55,7 @@ def test_the_interpretation_and_the_first_listings_are_known_before_anything_is_
     }
 
 
-def test_standard_input_is_read_twice_from_a_private_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read_again_from_a_private_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f.csv"
     path.write_text("id,title\n1,a\n")
     with path.open(encoding="utf-8") as file:
@@ -66,7 +66,7 @@ def test_standard_input_is_read_twice_from_a_private_copy(tmp_path: Path, monkey
 
 
 def large_file(path: Path, rows: int) -> None:
-    """A file with the columns, quotation and length of a shop's export."""
+    """A file with the columns, quoting and length of a shop's export."""
     pick = random.Random(1)
     text = "A warm lamp, wired for 230 V. " * 10 + "\nSecond line é"
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -91,7 +91,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert peaks[1] < peaks[0] + 8 * 2**20  # caches of 65,536 prices; the file grows by more than 6 MB
 
 
-def test_both_readings_of_a_row_cost_less_than_25_times_the_csv_module(tmp_path: Path) -> None:
+def test_all_readings_of_a_row_cost_less_than_25_times_the_csv_module(tmp_path: Path) -> None:
     """On the machine of docs/performance.md, 20,000 rows a second are 25 times the floor."""
     path = tmp_path / "f.csv"
     large_file(path, 10_000)

@@ -86,12 +86,12 @@ A, B = "https://img.example/a.jpg", "https://img.example/b.jpg"
         ("HTTPS://IMG.example/A.jpg", ["HTTPS://IMG.example/A.jpg"]),
     ],
 )
-def test_addresses_are_separated_and_their_own_commas_are_kept(cell: str, found: list[str]) -> None:
+def test_urls_are_separated_and_their_own_commas_are_kept(cell: str, found: list[str]) -> None:
     assert values.media([cell]) == found
 
 
 @pytest.mark.parametrize("cell", ["a.jpg, b.jpg", "//img.example/a.jpg", f"{A}, b.jpg", "data:image/png;base64,AAAA"])
-def test_a_cell_with_another_text_than_addresses_is_refused(cell: str) -> None:
+def test_a_cell_with_another_text_than_urls_is_refused(cell: str) -> None:
     with pytest.raises(ValueError, match=r"http|inline picture"):
         values.media([cell])
 
