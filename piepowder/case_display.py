@@ -15,7 +15,6 @@ from rich.rule import Rule
 from rich.text import Text
 
 from piepowder import console_output
-from piepowder.imports import currencies
 from shared.contracts.envelope import subject_of
 from shared.contracts.events import Policy
 from shared.runtime.clock import from_text
@@ -97,7 +96,7 @@ def case_display(
 ) -> RenderableType:
     """The case for the terminal. Each text is cut to `lines` lines (None: nothing is cut)."""
     item, trace = item_case(case).get("item") or {}, case.get("trace") or {}
-    price = item.get("price") or {}
+    price = item.get("price")
     version = item_case(case).get("version")
     shown: dict[str, object] = {
         "case": case.get("case_type", "item") + ("" if version is None else f", version {version} of the item"),
@@ -108,7 +107,7 @@ def case_display(
         "brand": item.get("brand"),
         "category": item.get("category"),
         "GTIN": item.get("gtin"),
-        "price": console_output.price(price, currencies.decimals(str(price.get("currency")))),
+        "price": console_output.price(price),
         "markets": ", ".join(item.get("markets") or []),
         "language": item.get("language"),
         "media": "\n".join(item.get("media") or []),

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from piepowder.currency_decimals import decimals
 from shared.runtime.user_errors import sentence
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -67,9 +68,10 @@ def relative(path: str | Path) -> str:
     return str(path).removeprefix(f"{Path.cwd()}/")
 
 
-def price(value: Mapping[str, object] | None, decimals: int) -> str:
+def price(value: Mapping[str, object] | None) -> str:
     """A price in major units with its currency."""
     if not value:
         return ""
-    minor = value.get("amount_minor")
-    return f"{minor / 10**decimals:,.{decimals}f} {value.get('currency')}" if isinstance(minor, int) else str(value)
+    minor, currency = value.get("amount_minor"), str(value.get("currency"))
+    digits = decimals(currency)
+    return f"{minor / 10**digits:,.{digits}f} {currency}" if isinstance(minor, int) else str(value)

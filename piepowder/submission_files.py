@@ -11,17 +11,18 @@ import msgspec
 
 from piepowder import console_output
 from piepowder.client import Api
-from piepowder.imports.lines import Refusal
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import ListingImport, open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Refusal
 from piepowder.progress import ProgressReport, counting
-from piepowder.submit import ItemSubmitter, JournalEntry, RefusalGroups, Tally
+from piepowder.submission_preview import check_confirmation
+from piepowder.submit import ItemSubmitter
+from piepowder.tally import JournalEntry, RefusalTally, Tally
 from shared.runtime.private_files import make_private_folder, open_private
 from shared.runtime.user_errors import UserError, file_errors
 
 _FOLDER: Final = "submitted"
 _REPORT_SUFFIX: Final = "-refused.ndjson"
-_REFUSALS_SHOWN: Final = 12
 _PROGRESS_LINES: Final = 2_000
 
 
@@ -43,13 +44,16 @@ async def submit_listings(
     listings: ListingImport,
     folder: Path,
     *,
-    lenient: bool = False,
     journal: Path | None = None,
     report: Path | None = None,
     tally: Tally | None = None,
 ) -> tuple[Tally, SubmissionFiles]:
-    """Submit an opened file, with its progress. An interrupted call shows the last line that was sent; the same file
-    may be submitted again, because ids repeat. `tally` receives the verdicts while the file is submitted."""
+    """Submit an opened file, with its progress; raises `UserError` if its encoding is an unconfirmed guess.
+
+    An interrupted call shows the last line that was sent; the same file may be submitted again, because ids repeat.
+    `tally` receives the verdicts while the file is submitted.
+    """
+    check_confirmation(listings)
     with file_errors(folder), ExitStack() as files:
         paths = new_files(folder, listings.name, journal, report)
         for path in paths:
@@ -58,18 +62,18 @@ async def submit_listings(
         count = files.enter_context(_of_bytes("Submitting"))
 
         def show(tally: Tally) -> None:
-            count(listings.position // 1000, _kilobytes(listings.size), _counts(tally))
+            count(listings.source.position // 1000, _kilobytes(listings.source.size), _counts(tally))
 
         submitter = ItemSubmitter(
             api,
             journal=accepted,
             report=refused,
             progress=show,
-            lenient=lenient,
+            lenient=listings.is_lenient,
             tally=Tally() if tally is None else tally,
         )
         try:
-            return await submitter.submit(listings.lines()), paths
+            return await submitter.submit(listings.read()), paths
         except asyncio.CancelledError:
             tally = submitter.tally
             console_output.show(
@@ -79,20 +83,20 @@ async def submit_listings(
             raise
 
 
-def read_listings(listings: ListingImport) -> Tally:
-    """The result of a file as far as it can be known without intake; nothing is sent, and nothing is written."""
-    tally = Tally()
+def read_listings(listings: ListingImport) -> tuple[int, RefusalTally]:
+    """The number of listings that can be sent, and the refusals of the import; nothing is sent or written."""
+    tally, sendable = RefusalTally(), 0
     with _of_bytes("Reading") as count:
-        for line in listings.lines():
+        for read, line in enumerate(listings.read(), 1):
             if isinstance(line, Refusal):
                 tally.refuse(line)
             else:
-                tally.accepted += 1
+                sendable += 1
                 tally.omit(line.number, line.omitted)
-            tally.last_line = line.number
-            if (tally.accepted + tally.refused) % _PROGRESS_LINES == 0:
-                count(listings.position // 1000, _kilobytes(listings.size), _counts(tally))
-    return tally
+            if read % _PROGRESS_LINES == 0:
+                counts = f"{sendable:,} can be sent, {tally.refused:,} refused"
+                count(listings.source.position // 1000, _kilobytes(listings.source.size), counts)
+    return sendable, tally
 
 
 def new_files(folder: Path, name: str, journal: Path | None, report: Path | None) -> SubmissionFiles:
@@ -119,29 +123,6 @@ def read_journal(journal: Path) -> Iterator[JournalEntry]:
                 yield msgspec.json.decode(line, type=JournalEntry)
             except msgspec.DecodeError as error:
                 raise UserError(f"{journal} is not a journal ({error}).", "Name a journal with --journal.") from error
-
-
-def show_refusals(tally: Tally, report: Path | None, limit: int = _REFUSALS_SHOWN, unit: str = "line") -> None:
-    """Show the refusals by reason with their number and an example, the fields that were left out, and the path of the
-    report with all refusals."""
-    _show_groups(tally.groups, limit, unit)
-    if tally.refused and report is not None:
-        console_output.show(f"  All refused {unit}s: {report}")
-    if tally.incomplete:
-        fields = ", ".join(f"{field} {count:,}" for field, count in tally.omitted.most_common())
-        console_output.show(f"Accepted without faulty optional fields: {tally.incomplete:,} listings ({fields}).")
-        _show_groups(tally.omissions, limit, unit)
-
-
-def _show_groups(groups: RefusalGroups, limit: int, unit: str) -> None:
-    shown = groups.largest()
-    for group in shown[:limit]:
-        example = group.example
-        status = f" ({example.status})" if example.status else ""
-        many = f"{group.count:,} times, first in " if group.count > 1 else ""
-        console_output.show(f"  {many}{unit} {example.number:,}{status}: {console_output.clean(example.detail, 300)}")
-    if rest := sum(group.count for group in shown[limit:]):
-        console_output.show(f"  … {rest:,} more, for {len(shown) - limit:,} other reasons")
 
 
 def _create(path: Path) -> bool:

@@ -8,34 +8,23 @@ that were accepted (202).
 """
 
 import asyncio
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, Final
 
 import msgspec
 
 from piepowder.client import Api, delay, problem_text
-from piepowder.imports.lenience import without_faulty_fields
-from piepowder.imports.lines import Line, OmittedField, Refusal
+from piepowder.imports.rows import Listing, Refusal
+from piepowder.lenience import without_faulty_fields
+from piepowder.tally import JournalEntry, Tally
 from shared.runtime.clock import SystemClock
 from shared.runtime.user_errors import UserError, sentence
 
 CHUNK_LINES: Final = 1000
 CHUNK_BYTES: Final = 4 * 2**20
-_REFUSALS_KEPT: Final = 1000
-_GROUPS_KEPT: Final = 1000
-_VARYING: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[0-9][0-9.,]*")
 _RETRIED: Final = (429, 503)
 _clock = SystemClock()
-
-
-class RegionItem(NamedTuple):
-    """An accepted item in one of its regions."""
-
-    item_id: str
-    region: str
 
 
 class LineVerdict(msgspec.Struct, frozen=True):
@@ -49,84 +38,6 @@ class LineVerdict(msgspec.Struct, frozen=True):
     title: str = ""
     detail: str = ""
     errors: list[dict[str, Any]] = []
-
-
-class JournalEntry(msgspec.Struct, frozen=True):
-    """One line of the journal: an item that intake accepted."""
-
-    line: int
-    item_id: str
-    subject: str
-    regions: list[str]
-
-    def items(self) -> Iterator[RegionItem]:
-        """The item in each of its regions."""
-        return (RegionItem(self.item_id, region) for region in self.regions)
-
-
-@dataclass
-class RefusalGroup:
-    """Similar refusals: their number, and the first of them."""
-
-    example: Refusal
-    count: int = 0
-
-
-class RefusalGroups:
-    """Refusals by reason. Two are similar if their reasons differ only in quoted texts and in numbers."""
-
-    def __init__(self) -> None:
-        self._groups: dict[tuple[int, str], RefusalGroup] = {}
-        self.count = 0
-
-    def add(self, refusal: Refusal) -> None:
-        """Count a refusal."""
-        self.count += 1
-        key = (refusal.status, _VARYING.sub("…", refusal.detail))
-        if key not in self._groups and len(self._groups) >= _GROUPS_KEPT:
-            key = (0, "")
-        group = self._groups.setdefault(key, RefusalGroup(refusal))
-        group.count += 1
-
-    def largest(self) -> list[RefusalGroup]:
-        """The groups, the largest first."""
-        return sorted(self._groups.values(), key=lambda group: (-group.count, group.example.number))
-
-
-@dataclass
-class Tally:
-    """The verdicts so far: counts, accepted items, the first refusals; all refusals and omitted fields by reason."""
-
-    accepted: int = 0
-    refused: int = 0
-    last_line: int = 0
-    items: set[RegionItem] = field(default_factory=set)
-    regions: Counter[str] = field(default_factory=Counter)
-    refusals: list[Refusal] = field(default_factory=list)
-    groups: RefusalGroups = field(default_factory=RefusalGroups)
-    omitted: Counter[str] = field(default_factory=Counter)
-    omissions: RefusalGroups = field(default_factory=RefusalGroups)
-    incomplete: int = 0
-
-    def accept(self, entry: JournalEntry) -> None:
-        self.accepted += 1
-        for item in entry.items():
-            if item not in self.items:
-                self.items.add(item)
-                self.regions[item.region] += 1
-
-    def omit(self, line: int, fields: Sequence[OmittedField]) -> None:
-        """Count the faulty optional fields that an accepted item does not have."""
-        self.incomplete += bool(fields)
-        for one in fields:
-            self.omitted[one.field] += 1
-            self.omissions.add(Refusal(line, 0, one.detail))
-
-    def refuse(self, refusal: Refusal) -> None:
-        self.refused += 1
-        self.groups.add(refusal)
-        if len(self.refusals) < _REFUSALS_KEPT:
-            self.refusals.append(refusal)
 
 
 @dataclass
@@ -144,12 +55,12 @@ class ItemSubmitter:
     tally: Tally = field(default_factory=Tally)
     _refused: list[Refusal] = field(default_factory=list, init=False)
 
-    async def submit(self, lines: Iterable[Line | Refusal]) -> Tally:
+    async def submit(self, lines: Iterable[Listing | Refusal]) -> Tally:
         """Send all lines; raises `UserError` when intake returns no verdict for `patience` seconds."""
         for chunk in _chunks(lines):
             self._refused = [line for line in chunk if isinstance(line, Refusal)]
             try:
-                await self._post([line for line in chunk if isinstance(line, Line)])
+                await self._post([line for line in chunk if isinstance(line, Listing)])
             finally:
                 self._write_report()
             self.tally.last_line = chunk[-1].number
@@ -157,7 +68,7 @@ class ItemSubmitter:
             self.progress(self.tally)
         return self.tally
 
-    async def _post(self, lines: list[Line]) -> None:
+    async def _post(self, lines: list[Listing]) -> None:
         since, attempt = _clock.monotonic(), 0
         while lines:
             attempt += 1
@@ -186,7 +97,7 @@ class ItemSubmitter:
                     )
                 await asyncio.sleep(pause)
 
-    async def _post_halves(self, lines: list[Line], why: str) -> None:
+    async def _post_halves(self, lines: list[Listing], why: str) -> None:
         if len(lines) == 1:
             self._refused.append(Refusal(lines[0].number, 413, why))
             return
@@ -194,7 +105,7 @@ class ItemSubmitter:
         await self._post(lines[:half])
         await self._post(lines[half:])
 
-    def _record(self, lines: list[Line], response: bytes) -> tuple[int, str]:
+    def _record(self, lines: list[Listing], response: bytes) -> tuple[int, str]:
         """Record the verdicts up to the first temporary failure; return their number and the failure."""
         done = 0
         for text, line in zip(response.splitlines(), lines, strict=False):
@@ -217,8 +128,8 @@ class ItemSubmitter:
             done += 1
         return done, "its response was cut off"
 
-    def _repair(self, lines: list[Line], response: list[bytes]) -> list[Line]:
-        """The lines to send again, if the first of them can be accepted without its faulty fields; else none.
+    def _repair(self, lines: list[Listing], response: list[bytes]) -> list[Listing]:
+        """All lines without the faulty optional fields that the response names; none if the first one stays the same.
 
         The lines behind it are sent again too, as after a temporary failure: else an older version of a subject could
         overtake a newer one.
@@ -243,11 +154,11 @@ class ItemSubmitter:
         self.report.flush()
 
 
-def _chunks(lines: Iterable[Line | Refusal]) -> Iterator[list[Line | Refusal]]:
-    chunk: list[Line | Refusal] = []
+def _chunks(lines: Iterable[Listing | Refusal]) -> Iterator[list[Listing | Refusal]]:
+    chunk: list[Listing | Refusal] = []
     size = 0
     for line in lines:
-        length = len(line.body) if isinstance(line, Line) else 0
+        length = len(line.body) if isinstance(line, Listing) else 0
         if chunk and (len(chunk) >= CHUNK_LINES or size + length > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0

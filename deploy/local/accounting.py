@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from deploy.services import SERVICES
 from piepowder.dead_letters import DeadLetterCounts, OpenLetter, RegionDeadLetters
-from piepowder.submit import RegionItem
+from piepowder.tally import RegionItem
 from shared.contracts import ids
 from shared.contracts.envelope import Event, RecordId
 from shared.contracts.events import (

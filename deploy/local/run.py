@@ -17,17 +17,16 @@ from deploy.local.accounting import Account, ItemOutcome
 from deploy.local.run_cases import RunCases
 from deploy.local.topic_reader import TopicReader
 from deploy.local.up import RunningSystem, advice
-from piepowder import console_output, timeline
+from piepowder import console_output, submission_preview, timeline
 from piepowder.client import Api
 from piepowder.dead_letters import DeadLetterCounts
-from piepowder.imports import preview
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import ListingImport
-from piepowder.imports.options import FileOptions
 from piepowder.profile import read_local
 from piepowder.progress import ProgressReport, counting
 from piepowder.simulation import TRUTH, Simulation, read_truth, summary
-from piepowder.submission_files import SubmissionFiles, open_listings, read_journal, show_refusals, submit_listings
-from piepowder.submit import RegionItem, Tally
+from piepowder.submission_files import SubmissionFiles, open_listings, read_journal, submit_listings
+from piepowder.tally import RegionItem, Tally, show_refusals
 from piepowder.withdraw import withdraw
 from shared.runtime.clock import SystemClock
 from shared.runtime.private_files import make_private_folder, open_private
@@ -94,8 +93,8 @@ def run(job: Job, *, nodes: int, regions: Sequence[str], stay: bool) -> bool:
         listings = None
         if job.file is not None:
             listings = stack.enter_context(open_listings(job.file, job.options))
-            preview.show_preview(listings)
-            preview.require_confirmation(listings, job.options)
+            submission_preview.show_preview(listings)
+            submission_preview.require_confirmation(listings)
         began = _clock.monotonic()
         running = RunningSystem(job.folder, nodes=nodes, regions=regions)
         with running.live_table():
@@ -180,9 +179,7 @@ class _Work:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_topics(before))
                 reviewing = group.create_task(crew.run())
-                tally, files = await submit_listings(
-                    self._api, self._listings, job.folder, lenient=job.options.lenient, tally=self._tally
-                )
+                tally, files = await submit_listings(self._api, self._listings, job.folder, tally=self._tally)
                 submitted = self._elapsed()
                 console_output.show(f"Submitted {tally.accepted + tally.refused:,} lines in {submitted:.1f} s")
                 await self._wait_routed(tally)

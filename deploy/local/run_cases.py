@@ -9,7 +9,7 @@ from typing import Any
 
 from deploy.local.accounting import POLICY_VERDICTS, Ledger
 from piepowder.simulation import MAX_CHOICE
-from piepowder.submit import RegionItem, Tally
+from piepowder.tally import RegionItem, Tally
 from shared.contracts.envelope import Event, RecordId
 from shared.contracts.events import CaseClosed, CaseOpened, CaseSuperseded, DecisionMade
 

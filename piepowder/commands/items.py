@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from piepowder import console_output, submission_files, withdraw
+from piepowder import console_output, submission_files, submission_preview, withdraw
 from piepowder import timeline as subject_timeline
 from piepowder.commands import options
 from piepowder.commands.options import ApiConnection, grouped
-from piepowder.imports import preview
-from piepowder.imports.options import FileOptions
+from piepowder.imports.file_options import FileOptions
+from piepowder.tally import show_refusals
 
 app = options.new_app()
 
@@ -41,7 +41,8 @@ def submit(
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="Maximum reasons of refusals to show")] = 20,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read the file and show the result, but send nothing")
+        bool,
+        typer.Option("--dry-run", help="Show the interpretation and the faults that the import finds; send nothing"),
     ] = False,
 ) -> None:
     """Submit a file to intake; show accepted and refused lines, with line numbers and reasons.
@@ -49,27 +50,30 @@ def submit(
     The interpretation of the file and its first listings are shown before anything is sent.
     """
     with submission_files.open_listings(file, file_options) as listings:
-        preview.show_preview(listings)
+        submission_preview.show_preview(listings)
         if dry_run:
-            tally = submission_files.read_listings(listings)
-            if listings.guess is not None and not file_options.accept_guess:
+            sendable, refusals = submission_files.read_listings(listings)
+            if listings.guess is not None:
                 console_output.show(
                     f"The encoding is a guess, which --yes or --encoding {listings.guess.name} confirms."
                 )
+            console_output.show(f"Nothing was sent: {sendable:,} listings can be sent; refused {refusals.refused:,}.")
             console_output.show(
-                f"Nothing was sent: {tally.accepted:,} listings can be sent; refused {tally.refused:,}."
+                "Intake checks them again, and may refuse more."
+                if listings.are_values_checked
+                else "Only intake checks the fields of these items, so it may refuse some of them."
             )
-            submission_files.show_refusals(tally, None, show, listings.unit)
-            raise typer.Exit(1 if tally.refused else 0)
-        preview.require_confirmation(listings, file_options)
+            show_refusals(refusals, None, show, listings.unit)
+            raise typer.Exit(1 if refusals.refused else 0)
+        submission_preview.require_confirmation(listings)
         tally, files = connection.run(
             lambda api: submission_files.submit_listings(
-                api, listings, connection.folder, lenient=file_options.lenient, journal=journal, report=report
+                api, listings, connection.folder, journal=journal, report=report
             )
         )
         items = len({item.item_id for item in tally.items})
         console_output.show(f"Accepted {tally.accepted:,} lines, {items:,} different items; refused {tally.refused:,}.")
-        submission_files.show_refusals(tally, files.report, show, listings.unit)
+        show_refusals(tally, files.report, show, listings.unit)
     raise typer.Exit(1 if tally.refused else 0)
 
 

@@ -7,7 +7,7 @@ import typer
 from deploy.local import run
 from deploy.local import up as local_up
 from piepowder.commands import options
-from piepowder.imports.options import FileOptions
+from piepowder.imports.file_options import FileOptions
 from piepowder.profile import DEFAULT_FOLDER
 
 app = options.new_app()

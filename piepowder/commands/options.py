@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-import pycountry
 import typer
 from pydantic import TypeAdapter, ValidationError
 
 from piepowder.client import Api, ApiError
-from piepowder.imports.options import FIELDS, FileOptions
+from piepowder.imports.file_options import FileOptions
 from piepowder.profile import Profile, local_folder, resolve
 from shared.runtime.settings import RegionIds
 from shared.runtime.user_errors import UserError, file_errors
 
 T = TypeVar("T")
 NONE: Final[list[Any]] = []
-US: Final = ["US"]
 _PLATFORM: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -110,22 +108,38 @@ def region_ids(text: str) -> list[str]:
         raise typer.BadParameter(str(error.errors()[0]["msg"]), param_hint="--regions") from error
 
 
+@contextmanager
+def _bad_parameter() -> Iterator[None]:
+    """A ValueError as a message about the option."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.") from error
+
+
 def _markets(codes: list[str]) -> list[str]:
-    wrong = [code for code in codes if pycountry.countries.get(alpha_2=code.upper()) is None]
-    if wrong:
-        raise typer.BadParameter(f"{', '.join(wrong)}: expected ISO 3166-1 alpha-2 codes such as DE or US.")
-    return [code.upper() for code in codes]
+    if not codes:
+        return []
+    from piepowder.imports.values import country  # noqa: PLC0415 - slow to load
+
+    with _bad_parameter():
+        return [country(code) for code in codes]
 
 
-def _currency(code: str | None) -> str | None:
-    if code is None:
+def _currency(text: str | None) -> str | None:
+    if text is None:
         return None
-    if pycountry.currencies.get(alpha_3=code.upper()) is None:
-        raise typer.BadParameter(f"{code}: expected an ISO 4217 code such as EUR.")
-    return code.upper()
+    from piepowder.imports.currencies import code  # noqa: PLC0415 - slow to load
+
+    with _bad_parameter():
+        return code(text)
 
 
 def _mapping(pairs: list[str]) -> list[str]:
+    if not pairs:
+        return []
+    from piepowder.imports.fields import FIELDS  # noqa: PLC0415 - slow to load
+
     for pair in pairs:
         field, sign, column = pair.partition("=")
         if not sign or not column or field not in FIELDS:
@@ -163,20 +177,34 @@ def _numbering(text: str | None) -> str | None:
 
 
 def _encoding(text: str | None) -> str | None:
-    from piepowder.imports.encodings import codec_name  # noqa: PLC0415 - slow to load, and only submit and run need it
+    if text is None:
+        return None
+    from piepowder.imports.encodings import codec_name  # noqa: PLC0415 - slow to load
 
-    if text is not None and codec_name(text) is None:
+    if codec_name(text) is None:
         raise typer.BadParameter(f"{text}: expected an encoding such as utf-8, windows-1252 or shift_jis.")
     return text
 
 
 def _language(text: str | None) -> str | None:
-    from piepowder.imports.values import language  # noqa: PLC0415 - the same
+    if text is None:
+        return None
+    from piepowder.imports.values import language  # noqa: PLC0415 - slow to load
 
-    try:
-        return None if text is None else language(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    with _bad_parameter():
+        return language(text)
+
+
+def _format(text: str | None) -> str | None:
+    if text not in (None, "csv"):
+        raise typer.BadParameter(f"{text!r}: expected csv; all other formats are recognized.")
+    return text
+
+
+def _kind(text: str) -> str:
+    if text not in ("product", "seller", "content"):
+        raise typer.BadParameter(f"{text!r}: expected product, seller or content.")
+    return text
 
 
 def _platform(text: str | None) -> str | None:
@@ -216,8 +244,10 @@ def _file_options(
     platform: Annotated[
         str | None, typer.Option(callback=_platform, help="The items' platform; by default the file's name")
     ] = None,
-    kind: Annotated[str, typer.Option(help="product, seller or content")] = "product",
-    market: Annotated[list[str], typer.Option(callback=_markets, help="A market of the items; may be repeated")] = US,
+    kind: Annotated[str, typer.Option(callback=_kind, help="product, seller or content")] = "product",
+    market: Annotated[
+        list[str], typer.Option(callback=_markets, help="A market of the items; may be repeated; by default US")
+    ] = NONE,
     currency: Annotated[
         str | None,
         typer.Option(callback=_currency, help="The currency of prices that name none; by default that of the markets"),
@@ -225,7 +255,8 @@ def _file_options(
     decimal: Annotated[
         str | None,
         typer.Option(
-            callback=_decimal, help="Decimal sign of prices: . or , (by default as all prices of the column show it)"
+            callback=_decimal,
+            help="Decimal separator of prices: . or , (by default that of all prices)",
         ),
     ] = None,
     language: Annotated[str | None, typer.Option(callback=_language, help="The items' language (BCP 47)")] = None,
@@ -247,18 +278,18 @@ def _file_options(
     ] = None,
     sheet: Annotated[str | None, typer.Option(help="The sheet of a workbook; by default the only one")] = None,
     id_: Annotated[
-        str | None, typer.Option("--id", callback=_numbering, help="row: the number of the row is the id")
+        str | None,
+        typer.Option("--id", callback=_numbering, help="row: the id is the position of the listing in the file"),
     ] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="csv or ndjson; detected by default")] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", callback=_format, help="csv: for a CSV that starts like JSON or XML"),
+    ] = None,
     lenient: Annotated[
         bool, typer.Option(help="Accept a listing without its faulty optional fields, instead of refusing it")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Use a guessed encoding without a question")] = False,
 ) -> FileOptions:
-    if kind not in ("product", "seller", "content"):
-        raise typer.BadParameter(f"{kind!r}: expected product, seller or content.", param_hint="--kind")
-    if format_ not in (None, "csv", "ndjson"):
-        raise typer.BadParameter(f"{format_!r}: expected csv or ndjson.", param_hint="--format")
     fields = dict(pair.split("=", 1) for pair in mapping)
     if id_ is not None and "id" in fields:
         raise typer.BadParameter("give --id row or --map id=COLUMN, not both.", param_hint="--id")
@@ -269,7 +300,7 @@ def _file_options(
         currency=currency,
         decimal=decimal,
         language=language,
-        format=format_,
+        is_csv=format_ is not None,
         mapping=fields,
         delimiter=delimiter,
         quoting=quoting,

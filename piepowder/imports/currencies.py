@@ -1,4 +1,4 @@
-"""Currencies: their decimals, their signs, and the currencies of the markets.
+"""Currencies: their codes, their signs, and the currencies of the markets.
 
 A sign that several currencies share ("$", "kr") is not a currency. It becomes one only if the markets, the column or
 the option `--currency` allow exactly one of them.
@@ -8,84 +8,26 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Final
 
-_DECIMALS: Final = {
-    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND"), 0),
-    **dict.fromkeys(("VUV", "XAF", "XOF", "XPF"), 0),
-    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
-    **dict.fromkeys(("CLF", "UYW"), 4),
-}  # ISO 4217; all others have 2. CLDR's digits differ from it (RSD, ISK, IQD, LBP).
-
-_SIGNS: Final = {
-    "€": "EUR",
-    "euro": "EUR",
+_SHARED_SIGNS: Final = {
     "$": "USD AUD BBD BMD BND BSD BZD CAD CLP COP FJD GYD HKD JMD KYD LRD MXN NAD NZD SBD SGD SRD TTD TWD XCD ARS UYU",
-    "us$": "USD",
-    "u$s": "USD",
-    "usd$": "USD",
-    "ca$": "CAD",
     "c$": "CAD NIO",
-    "cdn$": "CAD",
-    "can$": "CAD",
-    "a$": "AUD",
-    "au$": "AUD",
-    "nz$": "NZD",
-    "hk$": "HKD",
-    "nt$": "TWD",
-    "s$": "SGD",
-    "sg$": "SGD",
-    "mx$": "MXN",
-    "mex$": "MXN",
-    "r$": "BRL",
     "£": "GBP EGP FKP GIP SHP SSP SYP",
-    "gb£": "GBP",
     "¥": "JPY CNY",
-    "jp¥": "JPY",
-    "cn¥": "CNY",
-    "円": "JPY",
-    "元": "CNY",
-    "rmb": "CNY",
     "kr": "SEK NOK DKK ISK",
-    "skr": "SEK",
-    "nkr": "NOK",
-    "dkr": "DKK",
-    "kč": "CZK",
-    "zł": "PLN",
-    "ft": "HUF",
     "lei": "RON MDL",
     "leu": "RON MDL",
-    "лв": "BGN",
-    "₽": "RUB",
-    "руб": "RUB",
-    "₴": "UAH",
-    "грн": "UAH",
-    "₺": "TRY",
-    "tl": "TRY",
     "fr": "CHF XAF XOF XPF",
-    "sfr": "CHF",
-    "₹": "INR",
     "rs": "INR PKR LKR NPR MUR SCR",
     "₩": "KRW KPW",
-    "원": "KRW",
-    "฿": "THB",
-    "₫": "VND",
-    "đ": "VND",
-    "rm": "MYR",
-    "rp": "IDR",
-    "₱": "PHP",
-    "₪": "ILS",
-    "₦": "NGN",
-    "₸": "KZT",
-    "₡": "CRC",
-    "₲": "PYG",
-    "₵": "GHS",
-    "s/": "PEN",
 }
+_OWN_SIGNS: Final = (
+    "€=EUR euro=EUR us$=USD u$s=USD usd$=USD ca$=CAD cdn$=CAD can$=CAD a$=AUD au$=AUD nz$=NZD hk$=HKD nt$=TWD "
+    "s$=SGD sg$=SGD mx$=MXN mex$=MXN r$=BRL gb£=GBP jp¥=JPY 円=JPY cn¥=CNY 元=CNY rmb=CNY skr=SEK nkr=NOK "
+    "dkr=DKK kč=CZK zł=PLN ft=HUF лв=BGN ₽=RUB руб=RUB ₴=UAH грн=UAH ₺=TRY tl=TRY sfr=CHF ₹=INR 원=KRW ฿=THB "
+    "₫=VND đ=VND rm=MYR rp=IDR ₱=PHP ₪=ILS ₦=NGN ₸=KZT ₡=CRC ₲=PYG ₵=GHS s/=PEN"
+)
+_SIGNS: Final = _SHARED_SIGNS | dict(pair.split("=") for pair in _OWN_SIGNS.split())
 """The currencies of each sign, in lower case. Source: CLDR, narrow and local symbols of currencies in use."""
-
-
-def decimals(currency: str) -> int:
-    """The number of decimals of an ISO 4217 currency."""
-    return _DECIMALS.get(currency, 2)
 
 
 @lru_cache(maxsize=1)
@@ -94,6 +36,13 @@ def codes() -> frozenset[str]:
     import pycountry  # noqa: PLC0415 - slow to load, and not every command needs it
 
     return frozenset(currency.alpha_3 for currency in pycountry.currencies)
+
+
+def code(text: str) -> str:
+    """A currency (ISO 4217); raises ValueError for another text."""
+    if text.upper() not in codes():
+        raise ValueError(f"{text!r:.40} is not a currency code (ISO 4217)")
+    return text.upper()
 
 
 @lru_cache(maxsize=1024)

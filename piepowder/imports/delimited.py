@@ -12,22 +12,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
-from piepowder.imports import profiles
-from piepowder.imports.cells import BLANKS, Note, TableRow
+from piepowder.imports.columns import FoundHeader, find_header
 from piepowder.imports.encodings import TextEncoding
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.files import InputFile
-from piepowder.imports.lines import Refusal
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import BLANKS, Note, Refusal, TableRow
+from piepowder.imports.shop_formats import find_format
 from shared.runtime.user_errors import UserError
 
 MAX_CELL: Final = 16 * 2**20
 _DELIMITERS: Final = (",", ";", "|", "#", "\t")
-_NAMES: Final = {",": "comma", ";": "semicolon", "|": "bar", "#": "number sign", "\t": "tab", ":": "colon"}
+_NAMES: Final = {",": "comma", ";": "semicolon", "|": "pipe", "#": "number sign", "\t": "tab", ":": "colon"}
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 _SAMPLE_CHARACTERS: Final = 256 * 1024
 _SAMPLE_ROWS: Final = 40
+_BUFFER_BYTES: Final = 2**18
 _ENCLOSED: Final = re.compile(r'"(?:[^"]|"")*"')
 _LINE_ENDS: Final = re.compile(r"\r\n|\n|\r")
 _END_NAMES: Final = {"\r\n": "CR LF", "\n": "LF", "\r": "CR"}
@@ -44,15 +45,6 @@ _RFC: Final = _Quoting({"strict": True}, "RFC 4180")
 _NONE: Final = _Quoting(
     {"quoting": csv.QUOTE_NONE, "quotechar": None}, "kept as written: the file does not quote cells"
 )
-
-
-class _Layout(NamedTuple):
-    """The header and the number of its line; `preamble` is the first text before it."""
-
-    delimiter: str
-    header: list[str]
-    line: int
-    preamble: str
 
 
 class DelimitedTable:
@@ -73,43 +65,32 @@ class DelimitedTable:
         self._stated = options.delimiter or (None if separator is None else separator[1])
         self._has_separator_line = separator is not None
         self._quoting = _NONE if options.quoting == "none" else _RFC
-        self._layout = self._find_layout(sample, options)
-        if self._layout.delimiter == "\t" and options.quoting is None:
+        self._delimiter, self._header = self._find_layout(sample, options)
+        self.header: Sequence[str] = self._header.names
+        if self._delimiter == "\t" and options.quoting is None:
             self._quoting = self._quoting_of_tabs()
-        self.header: Sequence[str] = self._layout.header
-        self._repeated_headers = 0
 
     def notes(self) -> list[Note]:
-        layout = self._layout
         by = " (sep= line)" if self._has_separator_line else ""
         notes = [
             Note("encoding", self._encoding.description),
-            Note("delimiter", f"{_NAMES.get(layout.delimiter, repr(layout.delimiter))}{by}"),
-            Note("quotation", self._quoting.description),
+            Note("delimiter", f"{_NAMES.get(self._delimiter, repr(self._delimiter))}{by}"),
+            Note("quoting", self._quoting.description),
         ]
-        if layout.preamble:
-            notes.append(
-                Note(
-                    "left out",
-                    f"{layout.line - 1 - self._has_separator_line} lines before the header: {layout.preamble}",
-                )
-            )
-        if self._repeated_headers:
-            notes.append(Note("left out", f"{self._repeated_headers:,} rows that repeat the header"))
+        if preamble := self._header.preamble:
+            before = self._header.number - 1 - self._has_separator_line
+            notes.append(Note("left out", f"{before} lines before the header: {preamble[:60]!r}"))
         return notes
 
     def rows(self) -> Iterator[TableRow | Refusal]:
-        self._repeated_headers = 0
-        found = _records(self._source.name, self._lines(), self._layout.delimiter, self._quoting)
-        width, header, header_line = len(self.header), self._layout.header, self._layout.line
-        for record in found:
+        width = len(self.header)
+        for record in _records(self._source.name, self._lines(), self._delimiter, self._quoting):
+            if record[0] <= self._header.number:
+                continue
             if isinstance(record, Refusal):
-                if record.number > header_line:
-                    yield record
+                yield record
                 continue
             number, cells = record
-            if number <= header_line:
-                continue
             if len(cells) != width:
                 while len(cells) > width and not cells[-1].strip(BLANKS):
                     cells.pop()
@@ -117,16 +98,12 @@ class DelimitedTable:
                     if any(cell.strip(BLANKS) for cell in cells):
                         yield Refusal(number, 0, f"the row has {len(cells)} cells, the header has {width}")
                     continue
-            if not any(cells) or not any(cell.strip(BLANKS) for cell in cells):
-                continue
-            if cells[0] == header[0] and [cell.strip(BLANKS) for cell in cells] == header:
-                self._repeated_headers += 1
-                continue
-            yield TableRow(number, cells)
+            if any(cells) and any(cell.strip(BLANKS) for cell in cells):
+                yield TableRow(number, cells)
 
     def _text(self, newline: str) -> io.TextIOWrapper:
         return io.TextIOWrapper(
-            _Unclosed(self._source.start()),  # type: ignore[arg-type]  # has the methods that are used
+            io.BufferedReader(_Unclosed(self._source.start()), _BUFFER_BYTES),
             encoding=self._encoding.codec,
             errors="strict" if self._encoding.codec.startswith(("utf-16", "utf-32")) else "surrogateescape",
             newline=newline,
@@ -138,43 +115,33 @@ class DelimitedTable:
             next(lines, None)
         return lines
 
-    def _find_layout(self, sample: str, options: FileOptions) -> _Layout:
+    def _find_layout(self, sample: str, options: FileOptions) -> tuple[str, FoundHeader]:
+        """The delimiter and the header."""
         if not sample.strip(BLANKS):
             raise UserError(f"{self._source.name} is empty.", "Name a file with at least one item.")
-        mapped = {profiles.plain_name(column) for column in options.mapping.values()}
-        best: tuple[tuple[int, int, int], _Layout] | None = None
+        best: tuple[str, FoundHeader] | None = None
         for delimiter in (self._stated,) if self._stated else _DELIMITERS:
-            rows = self._sample_rows(sample, delimiter)
+            rows = self._sample_rows(sample, delimiter, self._quoting)
             if not rows and self._quoting is _RFC and delimiter == "\t":
                 rows = self._sample_rows(sample, delimiter, _NONE)
-            for at, (number, cells) in enumerate(rows[: _SAMPLE_ROWS // 2]):
-                names = {profiles.plain_name(cell) for cell in cells}
-                known = profiles.recognized(cells) + len(names & mapped)
-                alike = sum(len(other) == len(cells) for _, other in rows[at + 1 :])
-                if at and known < 2 and any(sum(map(bool, row)) > 1 for _, row in rows[:at]):
-                    continue
-                rank = (known, alike if len(cells) > 1 else -1, len(cells))
-                if best is None or rank > best[0]:
-                    header = [cell.strip(BLANKS) for cell in cells]
-                    while header and not header[-1]:
-                        header.pop()
-                    first = next((cell for _, row in rows[:at] for cell in row if cell.strip()), "")
-                    best = rank, _Layout(delimiter, header, number, f"{first.strip()[:60]!r}" if at else "")
-        if best is None or not best[1].header:
+            header = find_header(rows, options)
+            if header is not None and (best is None or header.rank > best[1].rank):
+                best = delimiter, header
+        if best is None:
             raise UserError(
                 f"The first rows of {self._source.name} cannot be read as a table (RFC 4180).",
                 "Give the --delimiter, or --quoting none if its quotation marks are ordinary characters.",
             )
-        return best[1]
+        return best
 
-    def _sample_rows(self, sample: str, delimiter: str, quoting: _Quoting | None = None) -> list[tuple[int, list[str]]]:
+    def _sample_rows(self, sample: str, delimiter: str, quoting: _Quoting) -> list[tuple[int, list[str]]]:
         """The first rows of the sample that are not blank, each with the number of its first line."""
         lines = _Lines(io.StringIO(sample, newline=self._end), self._end, self._source.name)
         if self._has_separator_line:
             next(lines, None)
         found: list[tuple[int, list[str]]] = []
         try:
-            for record in _records(self._source.name, lines, delimiter, quoting or self._quoting):
+            for record in _records(self._source.name, lines, delimiter, quoting):
                 if isinstance(record, Refusal):
                     continue
                 found.append(record)
@@ -187,20 +154,19 @@ class DelimitedTable:
     def _quoting_of_tabs(self) -> _Quoting:
         """The use of quotation marks in a tab-separated file; such files have no common rule.
 
-        They enclose cells if the whole file can be read so. They are ordinary characters if the file has cells such as
-        `"GoPro" cable` and each of its lines has as many cells as the header, or if they are only around some cells of
-        a column, of which some need no quotation. If both readings are possible, the user must decide.
+        If all marks are around whole cells, they quote cells; except if one of these cells needs no quoting, and their
+        columns also have cells without marks. Other marks, as in `"GoPro" cable`, are ordinary characters if only this
+        reading gives each line as many cells as the header; they quote cells if only the file as a whole can be read as
+        RFC 4180. If both readings are possible, the user must decide.
         """
-        profile = profiles.find(self._layout.header)
-        if profile is not None and profile.unquoted_tabs:
+        shop = find_format(self.header)
+        if shop is not None and shop.unquoted_tabs:
             return _NONE
-        marks = _MarksOfTabs(len(self._layout.header))
+        marks = _MarksOfTabs(len(self.header))
         for line in self._lines():
             marks.add(line.rstrip("\r\n"))
-        if not marks.quoted and not marks.odd:
-            return _RFC
         if not marks.odd:
-            return _RFC if marks.are_quotation else _NONE
+            return _RFC if marks.quote_cells else _NONE
         faulty = None
         try:
             for _ in _records(self._source.name, self._lines(), "\t", _RFC):
@@ -229,7 +195,6 @@ class _MarksOfTabs:
         self._header_enclosed = False
         self._needless = False
         self._lines = 0
-        self.quoted = 0
         self.odd = 0
         self.balanced = True
         self.same_width = True
@@ -248,7 +213,6 @@ class _MarksOfTabs:
             if not cell.startswith('"'):
                 self._bare[at] += bool(cell)
             elif _ENCLOSED.fullmatch(cell):
-                self.quoted += 1
                 self._enclosed[at] += 1
                 self._header_enclosed |= self._lines == 1
                 self._needless |= not any(mark in cell[1:-1] for mark in '",;')
@@ -257,40 +221,31 @@ class _MarksOfTabs:
                 self.balanced &= cell.count('"') % 2 == 0
 
     @property
-    def are_quotation(self) -> bool:
-        """True if the marks around whole cells enclose them."""
+    def quote_cells(self) -> bool:
+        """True if the marks around whole cells are not part of the text; also without any mark."""
         if self._header_enclosed or not self._needless:
             return True
         return self._lines > 2 and all(self._bare[at] <= 1 for at in self._enclosed)  # 1: the header
 
 
-class _Unclosed:
+class _Unclosed(io.RawIOBase):
     """A binary file that a text layer cannot close."""
 
-    closed = False
-
-    def __init__(self, file: Any) -> None:
-        self.read = file.read
-        self.read1 = getattr(file, "read1", file.read)
+    def __init__(self, file: BinaryIO) -> None:
+        self._read = file.read
 
     def readable(self) -> bool:
         return True
 
-    def writable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Lines:
-    """The lines of a text with their line ends; `number` is that of the last one, `taken` are those since `forget`."""
+    """The lines of a text with their line ends. `number` is that of the last one; `taken` are the lines of the current
+    record."""
 
     def __init__(self, text: Any, end: str, name: str) -> None:
         self._readline = text.readline

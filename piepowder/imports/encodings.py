@@ -2,7 +2,8 @@
 
 A file is UTF-8 if it is valid UTF-8, and UTF-16 or UTF-32 if it has their byte order mark. `--encoding` states any
 other. Without it, charset-normalizer proposes one, which is never used without a confirmation, because a wrong one
-gives readable nonsense. A file whose lines are nearly all valid UTF-8 is UTF-8: its other lines are refused.
+gives readable nonsense. A file is also UTF-8 if most of its lines that are not ASCII are valid UTF-8, because a text in
+another encoding is so only by chance; its other lines are refused.
 """
 
 import codecs
@@ -73,8 +74,8 @@ def find_encoding(source: InputFile, stated: str | None) -> TextEncoding:
     if head.count(0) > len(head) // 100:
         raise _with_nul(source.name, head)
     if _is_utf8(source.start()):
-        only_ascii = head.isascii() and len(head) < source.size
-        return TextEncoding("utf-8", "ASCII" if head.isascii() and not only_ascii else "UTF-8")
+        is_ascii = head.isascii() and len(head) == source.size  # of a larger file, only the head is known
+        return TextEncoding("utf-8", "ASCII" if is_ascii else "UTF-8")
     return _propose(source)
 
 
@@ -106,6 +107,7 @@ def _is_utf8(file: BinaryIO) -> bool:
 def _propose(source: InputFile) -> TextEncoding:
     valid = wrong = 0
     invalid = list[tuple[int, bytes]]()  # together, they have as many different characters as possible
+    first_valid = list[tuple[int, bytes]]()
     sample, seen = bytearray(), set[int]()
     for number, line in _lines(source.start()):
         if line.isascii():
@@ -113,6 +115,7 @@ def _propose(source: InputFile) -> TextEncoding:
         try:
             line.decode()
             valid += 1
+            first_valid = first_valid or [(number, line)]
         except UnicodeDecodeError:
             wrong += 1
             new = {byte for byte in line if byte > 0x7F} - seen
@@ -134,7 +137,7 @@ def _propose(source: InputFile) -> TextEncoding:
     codec = codec_name(best.encoding) or best.encoding
     if sample.decode(codec, "replace") == sample.decode("cp1252", "replace"):
         codec = "cp1252"  # the more common of two encodings that give the same text
-    shown = tuple(f"line {number:,}: {_changed(line, codec)}" for number, line in invalid)
+    shown = tuple(f"line {number:,}: {_changed(line, codec)}" for number, line in invalid + first_valid)
     return TextEncoding(codec, f"{codec} (a guess)", GuessedEncoding(codec, shown))
 
 

@@ -10,9 +10,8 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
-from piepowder.imports.cells import Note
 from piepowder.imports.files import InputFile
-from piepowder.imports.records import NamedCells, RecordTable
+from piepowder.imports.rows import NamedCells, Note, RecordTable
 from shared.runtime.user_errors import UserError
 
 _ROOTS: Final = {"rss": "item", "feed": "entry", "RDF": "item"}
@@ -48,14 +47,14 @@ def open_feed(source: InputFile) -> RecordTable:
 
 def _root(source: InputFile) -> str:
     for _, element in _parsed(source, "start"):
-        return _local(element.tag)
+        return local_name(element.tag)
     raise UserError(f"{source.name} is empty XML.", "Name a feed with products.")
 
 
 def _records(source: InputFile, wanted: str) -> Iterator[tuple[int, NamedCells]]:
     number = 0
     for _, element in _parsed(source, "end"):
-        if _local(element.tag) == wanted:
+        if local_name(element.tag) == wanted:
             number += 1
             record: dict[str, list[str]] = {}
             for child in element:
@@ -67,7 +66,7 @@ def _records(source: InputFile, wanted: str) -> Iterator[tuple[int, NamedCells]]
 
 def _add(record: dict[str, list[str]], element: Any, parent: str) -> None:
     """Add an element's text, or those of its parts: `shipping.price`."""
-    name = f"{parent}{_local(element.tag)}"
+    name = f"{parent}{local_name(element.tag)}"
     is_mixed = any((text or "").strip() for text in (element.text, *(child.tail for child in element)))
     text = "".join(element.itertext()) if is_mixed or not len(element) else ""
     if not text.strip() and element.get("href"):  # Atom's link
@@ -93,5 +92,6 @@ def _parsed(source: InputFile, event: str) -> Iterator[tuple[str, Any]]:
         ) from error
 
 
-def _local(tag: str) -> str:
+def local_name(tag: str) -> str:
+    """The name of an XML element without its namespace."""
     return tag.rpartition("}")[2]

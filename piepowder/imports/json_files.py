@@ -1,28 +1,22 @@
 """JSON: items as in `POST /v1/items` (one a line, or one array), records with named values, and JSON-LD products.
 
 Items are sent as they are written, byte for byte except for line breaks between tokens. An array is mapped into memory
-and only split, so its size does not matter.
+and split; each element needs one small object.
 """
 
-import mmap
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from piepowder.imports.cells import Note, NoValue, Number
 from piepowder.imports.files import InputFile
-from piepowder.imports.lines import Line, Refusal
-from piepowder.imports.records import NamedCells, RecordTable
+from piepowder.imports.rows import Listing, NamedCells, Note, Number, RecordTable, Refusal, UnknownValue
 from shared.runtime.user_errors import UserError
 from shared.validation import strict_json
 
 MAX_LINE: Final = 16 * 2**20
 _BOM: Final = b"\xef\xbb\xbf"
-_OBJECT: Final = re.compile(rb'\{\s*["}]')  # the start of a JSON object; an id in braces does not match
-_SAMPLE_LINES: Final = 20
 _IN_ITEM: Final = frozenset({"platform", "kind"})
 _SCHEMA: Final = "schema.org"
 
@@ -40,7 +34,7 @@ _item_name = msgspec.json.Decoder(_ItemName).decode
 _values = msgspec.json.Decoder(float_hook=Number).decode
 
 
-def id_of_item(body: bytes) -> str:
+def subject_and_version(body: bytes) -> str:
     """The subject and version of an item; empty if the text has none."""
     try:
         name = _item_name(body)
@@ -49,61 +43,46 @@ def id_of_item(body: bytes) -> str:
     return f"{name.platform}:{name.kind}:{name.id}" + ("" if name.version is None else f"@{name.version}")
 
 
-class ItemLines:
-    """NDJSON, unchanged: each line is an item. A broken line concerns only itself."""
+class Items(NamedTuple):
+    """Items as in `POST /v1/items`, sent unchanged; `unit` is the name of their numbers. `listings` returns them in
+    order, from the start at each call."""
 
-    unit = "line"
-
-    def __init__(self, source: InputFile) -> None:
-        self._source = source
-
-    def notes(self) -> list[Note]:
-        return [Note("format", "NDJSON, items as in POST /v1/items, sent unchanged")]
-
-    def lines(self) -> Iterator[Line | Refusal]:
-        """The items in order."""
-        file = self._source.start()
-        number = 0
-        while line := file.readline(MAX_LINE):
-            number += 1
-            if number == 1:
-                line = line.removeprefix(_BOM)
-            if len(line) >= MAX_LINE and not line.endswith(b"\n"):
-                while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                    pass
-                yield Refusal(number, 0, f"the line has more than {MAX_LINE >> 20} MB; an item has far less")
-            elif body := line.strip():
-                yield Line(number, body)
+    unit: str
+    note: Note
+    listings: Callable[[], Iterator[Listing | Refusal]]
 
 
-class ItemArray:
-    """A JSON array of items, each as in `POST /v1/items`."""
-
-    unit = "item"
-
-    def __init__(self, elements: Sequence[msgspec.Raw]) -> None:
-        self._elements = elements
-
-    def notes(self) -> list[Note]:
-        return [Note("format", f"JSON array of {len(self._elements):,} items as in POST /v1/items, sent unchanged")]
-
-    def lines(self) -> Iterator[Line | Refusal]:
-        """The items in order."""
-        for number, element in enumerate(self._elements, 1):
-            yield Line(number, bytes(element).replace(b"\r", b" ").replace(b"\n", b" "))
+def open_ndjson(source: InputFile) -> Items:
+    """Each line is an item. A broken line concerns only itself."""
+    note = Note("format", "NDJSON, items as in POST /v1/items, sent unchanged")
+    return Items("line", note, lambda: _lines(source))
 
 
-def is_ndjson(head: bytes) -> bool:
-    """True if the text has several lines, of which the first and another, or most, begin a JSON object."""
-    lines = [line.strip() for line in head.removeprefix(_BOM).split(b"\n")[: _SAMPLE_LINES + 1]]
-    lines = [line for line in lines if line]
-    if not lines:
-        return False
-    objects = sum(_OBJECT.match(line) is not None for line in lines)
-    return len(lines) > 1 and ((lines[0].startswith(b"{") and objects > 1) or 2 * objects >= len(lines))
+def _lines(source: InputFile) -> Iterator[Listing | Refusal]:
+    file = source.start()
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        if len(line) >= MAX_LINE and not line.endswith(b"\n"):
+            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+            yield Refusal(number, 0, f"the line has more than {MAX_LINE >> 20} MB; an item has far less")
+        elif body := line.strip():
+            yield Listing(number, body)
 
 
-def open_json(source: InputFile) -> ItemArray | RecordTable:
+def _array(source: InputFile, elements: Sequence[msgspec.Raw]) -> Items:
+    def listings() -> Iterator[Listing | Refusal]:
+        for number, element in _counted(source, elements):
+            yield Listing(number, bytes(element).replace(b"\r", b" ").replace(b"\n", b" "))
+
+    note = Note("format", f"JSON array of {len(elements):,} items as in POST /v1/items, sent unchanged")
+    return Items("item", note, listings)
+
+
+def open_json(source: InputFile) -> Items | RecordTable:
     """The items or records of one JSON text; raises `UserError` for other JSON."""
     text = _mapped(source)
     try:
@@ -121,26 +100,25 @@ def open_json(source: InputFile) -> ItemArray | RecordTable:
         raise UserError(f"{source.name} is an empty JSON array.", "Name a file with at least one item.")
     first = _decoded(elements[0])
     if isinstance(first, dict) and _is_linked_data(first):
-        return _linked_data(source.name, elements)
+        return _linked_data(source, elements)
     if isinstance(first, dict) and _IN_ITEM & first.keys():
-        return ItemArray(elements)
+        return _array(source, elements)
     if text[:1] != b"[" and isinstance(first, dict):
         lists = [name for name, value in first.items() if isinstance(value, list) and dict in map(type, value)]
         if not lists:
-            return ItemArray(elements)
+            return _array(source, elements)
         raise UserError(
             f"{source.name} is one JSON object with the members {', '.join(list(first)[:8])}.",
             f"Write one object a line: jq -c '.{lists[0]}[]' FILE.",
         )
     if not isinstance(first, dict):
         raise UserError(f"{source.name} is a JSON array, but its elements are not objects.", "Export objects, or CSV.")
-    return RecordTable(lambda: _records(elements), [Note("format", f"JSON array of {len(elements):,} records")])
+    return RecordTable(lambda: _records(source, elements), [Note("format", f"JSON array of {len(elements):,} records")])
 
 
 def _mapped(source: InputFile) -> Any:
-    """The text in memory that the system can drop and read again, without white space and mark before it."""
-    source.start()
-    view = memoryview(mmap.mmap(source.file.fileno(), 0, access=mmap.ACCESS_READ))
+    """The text without white space and mark before it."""
+    view = source.mapped()
     start = 3 if bytes(view[:3]) == _BOM else 0
     while start < len(view) and view[start] in b" \t\r\n":
         start += 1
@@ -153,8 +131,16 @@ def _decoded(raw: Any) -> Any:
     return None
 
 
-def _records(elements: Sequence[msgspec.Raw]) -> Iterator[tuple[int, NamedCells] | Refusal]:
+def _counted(source: InputFile, elements: Sequence[msgspec.Raw]) -> Iterator[tuple[int, msgspec.Raw]]:
+    """The elements with their numbers; their bytes count as read."""
+    source.start()
     for number, element in enumerate(elements, 1):
+        source.advance(len(memoryview(element)))
+        yield number, element
+
+
+def _records(source: InputFile, elements: Sequence[msgspec.Raw]) -> Iterator[tuple[int, NamedCells] | Refusal]:
+    for number, element in _counted(source, elements):
         value = _decoded(element)
         if not isinstance(value, dict):
             yield Refusal(number, 0, "the element is not a JSON object")
@@ -176,7 +162,7 @@ def _flatten(record: dict[str, list[str]], name: str, value: Any) -> None:
     elif isinstance(value, list):
         for element in value:
             if isinstance(element, dict | list):
-                record.setdefault(name, []).append(NoValue("a list of objects; export one object for each listing"))
+                record.setdefault(name, []).append(UnknownValue("a list of objects; export one for each listing"))
                 return
             _flatten(record, name, element)
     elif value is not None:
@@ -193,19 +179,19 @@ def _is_linked_data(value: Mapping[str, Any]) -> bool:
     return _SCHEMA in str(value.get("@context", "")) or "@type" in value or "@graph" in value
 
 
-def _linked_data(name: str, elements: Sequence[msgspec.Raw]) -> RecordTable:
+def _linked_data(source: InputFile, elements: Sequence[msgspec.Raw]) -> RecordTable:
     """The products of JSON-LD with the vocabulary of schema.org."""
 
     def read() -> Iterator[tuple[int, NamedCells] | Refusal]:
         number = 0
-        for element in elements:
+        for _, element in _counted(source, elements):
             for product in _products(_decoded(element)):
                 number += 1
                 yield number, _product(product)
 
     table = RecordTable(read, [Note("format", "JSON-LD products (schema.org)")])
     if not table.header:
-        raise UserError(f"{name} is JSON-LD without a Product.", "Name a file with products.")
+        raise UserError(f"{source.name} is JSON-LD without a Product.", "Name a file with products.")
     return table
 
 
@@ -228,13 +214,13 @@ def _products(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
 
 
 def _product(product: Mapping[str, Any]) -> NamedCells:
-    """A product with the names of columns: the names of its brand, the addresses of its pictures, its only offer."""
+    """A product with the names of columns: the names of its brand, the URLs of its pictures, its only offer."""
     record: dict[str, list[str]] = {}
     for name, value in product.items():
         if name in ("brand", "manufacturer"):
-            _flatten(record, name, [_named(one) for one in _as_list(value)])
+            _flatten(record, name, [_name(one) for one in _as_list(value)])
         elif name == "image":
-            _flatten(record, name, [_address(one) for one in _as_list(value)])
+            _flatten(record, name, [_url(one) for one in _as_list(value)])
         elif name == "offers":
             _add_offer(record, _as_list(value))
         elif name not in ("@type", "@context"):
@@ -243,11 +229,11 @@ def _product(product: Mapping[str, Any]) -> NamedCells:
 
 
 def _add_offer(record: dict[str, list[str]], offers: Sequence[Any]) -> None:
-    found = [offer for offer in offers if isinstance(offer, dict)]
-    if len(found) > 1 or (found and "lowPrice" in found[0] and "price" not in found[0]):
-        record["price"] = [NoValue("the product has several offers, so its price is uncertain")]
+    objects = [offer for offer in offers if isinstance(offer, dict)]
+    if len(objects) > 1 or (objects and "lowPrice" in objects[0] and "price" not in objects[0]):
+        record["price"] = [UnknownValue("the product has several offers, so its price is uncertain")]
         return
-    for offer in found:
+    for offer in objects:
         for name, value in offer.items():
             if name in ("price", "priceCurrency", "sku", "gtin", "gtin13", "gtin12", "gtin8", "gtin14"):
                 if name not in record:
@@ -256,11 +242,11 @@ def _add_offer(record: dict[str, list[str]], offers: Sequence[Any]) -> None:
                 _flatten(record, f"offers.{name}", value)
 
 
-def _address(value: Any) -> Any:
+def _url(value: Any) -> Any:
     return value.get("url") or value.get("contentUrl") if isinstance(value, dict) else value
 
 
-def _named(value: Any) -> Any:
+def _name(value: Any) -> Any:
     return value.get("name") if isinstance(value, dict) else value
 
 

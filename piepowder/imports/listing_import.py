@@ -1,90 +1,70 @@
-"""An opened file of listings: identified, interpreted and read once, ready to be sent.
+"""An opened file of listings: identified, interpreted and read to its end, ready to be sent.
 
-The first reading decides what only the file as a whole can decide (encoding, decimal sign, repeated ids) and finds
-faults that make every later row uncertain. So all of this is stated, or refused, before the first item is sent. The
-second reading builds the items. Memory is bounded by the largest row, except for workbooks, which are read whole.
+All that only the file as a whole can decide (encoding, quoting, decimal separator, repeated ids), and all faults that
+make later rows uncertain, are found before the first listing is sent; then the file is read once more. A text file is
+read row by row, so memory does not grow with it. A workbook is read whole, and a JSON array is mapped into memory.
 """
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from piepowder.imports import encodings, feeds, json_files, profiles, values
-from piepowder.imports.cells import BLANKS, Note, NoValue, Number, Table, TableRow
-from piepowder.imports.columns import ColumnMapping, ItemBuilder, default_platform, describe, map_columns
+from piepowder.imports import encodings, feeds, json_files, values
+from piepowder.imports.columns import ColumnMapping, map_columns
 from piepowder.imports.delimited import DelimitedTable
 from piepowder.imports.encodings import GuessedEncoding
-from piepowder.imports.files import InputFile
-from piepowder.imports.json_files import ItemArray, ItemLines
-from piepowder.imports.lines import Line, Refusal
-from piepowder.imports.money import DecimalSign, decimal_sign
-from piepowder.imports.options import FileOptions
-from piepowder.imports.repeated_ids import RepeatedIds, counting_ids
-from piepowder.imports.sources import FileKind, identify
+from piepowder.imports.file_options import FileOptions
+from piepowder.imports.files import FileKind, InputFile, identify
+from piepowder.imports.items import ItemBuilder
+from piepowder.imports.json_files import Items
+from piepowder.imports.money import DecimalSeparator, decimal_separator
+from piepowder.imports.repeated_ids import counting_ids
+from piepowder.imports.rows import BLANKS, Listing, Note, Number, Refusal, Table, TableRow, UnknownValue
+from piepowder.imports.shop_formats import ShopFormat, find_format
 from piepowder.imports.spreadsheets import SpreadsheetTable
 from shared.runtime.user_errors import UserError
 
 _SHOWN: Final = 3
 _PROGRESS_ROWS: Final = 2_000
-_SIGN_NAMES: Final = {".": "point", ",": "comma"}
+_SEPARATOR_NAMES: Final = {".": "point", ",": "comma"}
+_Read = TypeVar("_Read", TableRow, Listing)
 
 
-class Findings(NamedTuple):
-    """The result of the first reading: counts of all rows, and the first lines to send."""
-
-    rows: int
-    refused: int
-    repeated: RepeatedIds
-    examples: tuple[Line, ...]
-
-
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class ListingImport:
-    """An opened file: its interpretation (`notes`), the columns of each field (`mapping`), the guess of its encoding if
-    it is one, and the result of the first reading. `lines` reads it again from its start at each call."""
+    """An opened file: its interpretation (`notes`), the columns of each field (`mapping`), its number of `listings`, of
+    which `refused` cannot be read, and the first ones to send (`examples`).
 
-    _source: InputFile
-    _reader: "_TableReader | ItemLines | ItemArray"
-    _: KW_ONLY
+    `read` returns the listings and refusals in order, from the start at each call. `guess` is a guess of its encoding
+    that nobody has confirmed. `unit` is the name of a listing's number: line, row or item. `are_values_checked`: the
+    values were checked here; those of items in JSON are checked by intake alone.
+    """
+
+    source: InputFile
+    read: Callable[[], Iterator[Listing | Refusal]]
+    unit: str
+    are_values_checked: bool
+    is_lenient: bool
     notes: Sequence[Note]
     mapping: Sequence[tuple[str, str]] = ()
     guess: GuessedEncoding | None = None
-    findings: Findings
+    listings: int
+    refused: int
+    examples: Sequence[Listing]
 
     @property
     def name(self) -> str:
         """The name of the file."""
-        return self._source.name
-
-    @property
-    def unit(self) -> str:
-        """The name of the numbers of lines: line, row or item."""
-        return self._reader.unit
-
-    @property
-    def size(self) -> int:
-        """The bytes of the file."""
-        return self._source.size
-
-    @property
-    def position(self) -> int:
-        """The bytes read so far."""
-        return self._source.position
-
-    def lines(self) -> Iterator[Line | Refusal]:
-        """The items and refused lines of the file, in order."""
-        return self._reader.lines()
-
-    def close(self) -> None:
-        self._source.close()
+        return self.source.name
 
     def __enter__(self) -> "ListingImport":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.source.close()
 
 
 def open_import(
@@ -96,52 +76,83 @@ def open_import(
     """
     source = InputFile(name)
     try:
-        return _opened(source, options, lambda: progress(source.position, source.size))
+        return _read_file(source, options, lambda: progress(source.position, source.size))
     except BaseException:
         source.close()
         raise
 
 
-def _opened(source: InputFile, options: FileOptions, progress: Callable[[], None]) -> ListingImport:
-    kind = identify(source, options.format)
+def _read_file(source: InputFile, options: FileOptions, progress: Callable[[], None]) -> ListingImport:
+    kind = identify(source, is_csv=options.is_csv)
     guess = None
-    table: Table
+    content: Table | Items
     if kind is FileKind.NDJSON:
-        return _of_items(source, ItemLines(source), progress)
-    if kind is FileKind.JSON:
-        opened = json_files.open_json(source)
-        if isinstance(opened, ItemArray):
-            return _of_items(source, opened, progress)
-        table = opened
+        content = json_files.open_ndjson(source)
+    elif kind is FileKind.JSON:
+        content = json_files.open_json(source)
     elif kind is FileKind.XML:
-        table = feeds.open_feed(source)
+        content = feeds.open_feed(source)
     elif kind is FileKind.SPREADSHEET:
-        table = SpreadsheetTable(source, options)
+        content = SpreadsheetTable(source, options)
     else:
         encoding = encodings.find_encoding(source, options.encoding)
-        guess = encoding.guess
-        table = DelimitedTable(source, encoding, options)
-    return _of_table(source, table, options, guess, progress)
+        guess = None if options.accept_guess else encoding.guess
+        content = DelimitedTable(source, encoding, options)
+    if isinstance(content, Items):
+        return _of_items(source, content, options, progress)
+    return _of_table(source, content, options, guess, progress)
 
 
-def _of_items(source: InputFile, items: ItemLines | ItemArray, progress: Callable[[], None]) -> ListingImport:
-    rows = refused = 0
-    examples = list[Line]()
+class _Counts(NamedTuple):
+    """Counts of a whole file, and the note about repeated ids."""
+
+    listings: int
+    refused: int
+    repeated: list[Note]
+
+
+def _count(
+    rows: Iterable[_Read | Refusal], name_of: Callable[[_Read], str], unit: str, progress: Callable[[], None]
+) -> _Counts:
+    """Count rows or listings, and the names that occur more than once; an empty name is none."""
+    total = refused = 0
     with counting_ids() as ids:
-        for line in items.lines():
-            rows += 1
-            if rows % _PROGRESS_ROWS == 0:
+        for total, row in enumerate(rows, 1):
+            if total % _PROGRESS_ROWS == 0:
                 progress()
-            if isinstance(line, Refusal):
+            if isinstance(row, Refusal):
                 refused += 1
-                continue
-            if len(examples) < _SHOWN:
-                examples.append(line)
-            if name := json_files.id_of_item(line.body):
-                ids.add(name, line.number)
-        found = Findings(rows, refused, ids.result(), tuple(examples))
-    notes = [*items.notes(), *_note_repeated(found.repeated, items.unit)]
-    return ListingImport(source, items, notes=notes, findings=found)
+            elif name := name_of(row):
+                ids.add(name, row.number)
+        repeated = ids.result()
+    if not repeated.ids:
+        return _Counts(total, refused, [])
+    many, occur = ("ids", "occur") if repeated.ids > 1 else ("id", "occurs")
+    first, second = repeated.numbers
+    example = f"{repeated.example!r:.80} ({unit} {first:,} and {second:,})"
+    text = f"{repeated.ids:,} {many} {occur} more than once, such as {example}; a later one is the newer version"
+    return _Counts(total, refused, [Note("repeated", text)])
+
+
+def _examples(listings: Iterable[Listing | Refusal]) -> list[Listing]:
+    return list(islice((listing for listing in listings if isinstance(listing, Listing)), _SHOWN))
+
+
+def _of_items(source: InputFile, items: Items, options: FileOptions, progress: Callable[[], None]) -> ListingImport:
+    counts = _count(
+        items.listings(), lambda listing: json_files.subject_and_version(listing.body), items.unit, progress
+    )
+    return ListingImport(
+        source=source,
+        read=items.listings,
+        unit=items.unit,
+        are_values_checked=False,
+        is_lenient=options.lenient,
+        notes=[items.note, *counts.repeated],
+        listings=counts.listings,
+        refused=counts.refused,
+        examples=_examples(items.listings()),
+    )
 
 
 def _of_table(
@@ -151,122 +162,135 @@ def _of_table(
     guess: GuessedEncoding | None,
     progress: Callable[[], None],
 ) -> ListingImport:
-    profile = profiles.find(table.header)
-    mapping = map_columns(source.name, table.header, options, profile)
-    rows = _Rows(table, profile)
+    shop = find_format(table.header)
+    mapping = map_columns(source.name, table.header, options, shop)
+    rows = _Rows(table, shop)
     survey = _Survey(mapping, options)
-    with counting_ids() as ids:
-        for row in rows.all():
-            survey.rows += 1
-            if survey.rows % _PROGRESS_ROWS == 0:
-                progress()
-            if isinstance(row, Refusal):
-                survey.refused += 1
-            else:
-                survey.add(row.cells)
-                if survey.id_column is not None and (name := row.cells[survey.id_column].strip(BLANKS)):
-                    ids.add(name, row.number)
-        repeated = ids.result()
-    if not survey.rows:
+    counts = _count(rows, survey.add, table.unit, progress)
+    if not counts.listings:
         raise UserError(f"{source.name} has a header, but no row.", "Name a file with at least one item.")
-    platform = options.platform or default_platform("local" if source.name == "standard input" else source.name)
-    decimal = options.decimal or survey.decided_sign
-    builder = ItemBuilder(options, mapping, table.header, platform=platform, decimal=decimal, profile=profile)
-    reader = _TableReader(rows, builder, table.unit)
-    examples = tuple(islice((line for line in reader.lines() if isinstance(line, Line)), _SHOWN))
-    notes = [
-        *([Note("profile", profile.name)] if profile is not None else []),
-        *table.notes(),
-        *survey.notes(table.header, decimal),
-        Note("platform", platform),
-        Note("market", ", ".join(options.markets) + (" (if the row has none)" if "markets" in mapping.fields else "")),
-        *_note_repeated(repeated, table.unit),
-    ]
-    findings = Findings(survey.rows, survey.refused, repeated, examples)
-    described = list(describe(mapping, table.header))
+    platform = options.platform or default_platform(source.stem)
+    decimal = options.decimal or survey.decided_separator
+    builder = ItemBuilder(options, mapping, table.header, platform=platform, decimal=decimal, shop=shop)
+
+    def listings() -> Iterator[Listing | Refusal]:
+        for position, row in enumerate(rows, 1):
+            yield row if isinstance(row, Refusal) else builder.listing(row, position)
+
+    described = mapping.describe(table.header)
     if options.number_rows:
-        described.insert(0, ("id", "the number of the row"))
-    return ListingImport(source, reader, notes=notes, mapping=described, guess=guess, findings=findings)
+        described.insert(0, ("id", f"the position of the listing in the file (1, 2, …), not its {table.unit}"))
+    return ListingImport(
+        source=source,
+        read=listings,
+        unit=table.unit,
+        are_values_checked=True,
+        is_lenient=options.lenient,
+        notes=[
+            *([] if shop is None else [Note("shop format", shop.name)]),
+            *table.notes(),
+            *rows.notes(),
+            *survey.notes(table.header, decimal),
+            Note("platform", platform if options.platform else f"{platform} (name of the file)"),
+            *([] if options.kind == "product" else [Note("kind", options.kind)]),
+            Note("market", f"{', '.join(options.default_markets)}{_default(mapping, 'markets', options.markets)}"),
+            *([Note("language", options.language + _default(mapping, "language"))] if options.language else []),
+            *counts.repeated,
+        ],
+        mapping=described,
+        guess=guess,
+        listings=counts.listings,
+        refused=counts.refused,
+        examples=_examples(listings()),
+    )
 
 
-def _note_repeated(repeated: RepeatedIds, unit: str) -> list[Note]:
-    if not repeated.ids:
-        return []
-    ids, occur = ("ids", "occur") if repeated.ids > 1 else ("id", "occurs")
-    first, second = repeated.numbers
-    example = f"{repeated.example!r:.80} ({unit} {first:,} and {second:,})"
-    text = f"{repeated.ids:,} {ids} {occur} more than once, such as {example}; a later one is the newer version"
-    return [Note("repeated", text)]
+def default_platform(stem: str) -> str:
+    """The platform of a file without `--platform`: the name of the file."""
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower())[:63].strip("-") or "local"
+
+
+def _default(mapping: ColumnMapping, field: str, stated: Sequence[str] = ("",)) -> str:
+    """The addition to the value of a field that rows without one have."""
+    default = "" if stated else " (default without --market)"
+    return f"{default} (if the row has none)" if field in mapping.fields else default
 
 
 class _Rows:
-    """The rows of a table, one for each listing."""
+    """The rows of a table that are listings: without repeated headers, and regrouped as the shop format needs it."""
 
-    def __init__(self, table: Table, profile: profiles.ShopProfile | None) -> None:
+    def __init__(self, table: Table, shop: ShopFormat | None) -> None:
         self._table = table
-        self._regroup = None if profile is None else profile.regroup
+        self._regroup = None if shop is None else shop.regroup
+        self._repeated_headers = 0
 
-    def all(self) -> Iterator[TableRow | Refusal]:
-        rows = self._table.rows()
+    def __iter__(self) -> Iterator[TableRow | Refusal]:
+        rows = self._without_headers()
         return rows if self._regroup is None else self._regroup(self._table.header, rows)
 
+    def notes(self) -> list[Note]:
+        """The number of repeated headers, after all rows were read."""
+        many = self._repeated_headers
+        return [Note("left out", f"{many:,} rows that repeat the header")] if many else []
 
-class _TableReader:
-    """Builds the items of a table."""
+    def _without_headers(self) -> Iterator[TableRow | Refusal]:
+        self._repeated_headers = 0
+        header = list(self._table.header)
+        for row in self._table.rows():
+            if isinstance(row, TableRow) and row.cells[0].strip(BLANKS) == header[0] and _stripped(row) == header:
+                self._repeated_headers += 1
+            else:
+                yield row
 
-    def __init__(self, rows: _Rows, builder: ItemBuilder, unit: str) -> None:
-        self._rows = rows
-        self._builder = builder
-        self.unit = unit
 
-    def lines(self) -> Iterator[Line | Refusal]:
-        build = self._builder.line
-        for count, row in enumerate(self._rows.all(), 1):
-            yield row if isinstance(row, Refusal) else build(row.number, count, row.cells)
+def _stripped(row: TableRow) -> list[str]:
+    return [cell.strip(BLANKS) for cell in row.cells]
 
 
 class _Survey:
-    """Counts over all rows that decide how cells are read: decimal signs of prices, words for "no GTIN", ids."""
+    """Counts over all rows that decide how cells are read: decimal separators of prices, words for "no GTIN", ids."""
 
     def __init__(self, mapping: ColumnMapping, options: FileOptions) -> None:
-        self.rows = 0
-        self.refused = 0
-        self.id_column = mapping.column("id")
+        self._id = mapping.column("id")
         self._price = mapping.column("price")
         self._gtin = mapping.column("gtin")
         self._options = options
         self._mapping = mapping
-        self._signs: Counter[DecimalSign] = Counter()
+        self._separators: Counter[DecimalSeparator] = Counter()
         self._no_gtin: Counter[str] = Counter()
         self._numeric_ids = 0
         self._no_id = 0
 
-    def add(self, cells: Sequence[str]) -> None:
+    def add(self, row: TableRow) -> str:
+        """Count the cells of a row; returns its id as it is written."""
+        cells = row.cells
         if self._price is not None:
             price = cells[self._price]
             if type(price) is str:
-                self._signs[decimal_sign(price.strip(BLANKS))] += 1
+                self._separators[decimal_separator(price.strip(BLANKS))] += 1
         if self._gtin is not None:
             gtin = cells[self._gtin]
             if gtin and not gtin[0].isdigit() and values.is_no_gtin(gtin.strip(BLANKS)):
                 self._no_gtin[gtin.strip(BLANKS)] += 1
-        if self.id_column is not None:
-            cell = cells[self.id_column]
-            self._numeric_ids += isinstance(cell, Number)
-            self._no_id += not cell and not isinstance(cell, NoValue)
+        if self._id is None:
+            return ""
+        cell = cells[self._id]
+        self._numeric_ids += isinstance(cell, Number)
+        self._no_id += not cell and not isinstance(cell, UnknownValue)
+        return cell.strip(BLANKS)
 
     @property
-    def decided_sign(self) -> str | None:
-        """The decimal sign that all prices with a clear one have."""
-        found = [sign for sign in (DecimalSign.POINT, DecimalSign.COMMA) if self._signs[sign]]
-        return found[0].value if len(found) == 1 else None
+    def decided_separator(self) -> str | None:
+        """The decimal separator of all prices that show one."""
+        shown = [mark for mark in (DecimalSeparator.POINT, DecimalSeparator.COMMA) if self._separators[mark]]
+        return shown[0].value if len(shown) == 1 else None
 
     def notes(self, header: Sequence[str], decimal: str | None) -> list[Note]:
         """The interpretation of the columns."""
         notes = []
         if self._price is not None:
             notes += [
-                Note("decimal sign", self._about_decimals(decimal)),
+                Note("decimal separator", self._about_decimals(decimal)),
                 Note("currency", self._about_currency(header)),
             ]
         if self._no_gtin:
@@ -275,18 +299,20 @@ class _Survey:
         if self._numeric_ids:
             notes.append(Note("ids", f"{self._numeric_ids:,} are numbers in the workbook, written without separators"))
         if self._no_id:
-            notes.append(Note("no id", f"{self._no_id:,} rows; they are refused (--id row numbers all rows instead)"))
+            notes.append(
+                Note("no id", f"{self._no_id:,} rows; they are refused (--id row uses the position of all listings)")
+            )
         return notes
 
     def _about_decimals(self, decimal: str | None) -> str:
-        unclear = self._signs[DecimalSign.AMBIGUOUS]
+        unclear = self._separators[DecimalSeparator.AMBIGUOUS]
         if self._options.decimal is not None:
-            return f"{_SIGN_NAMES[self._options.decimal]} (--decimal)"
+            return f"{_SEPARATOR_NAMES[self._options.decimal]} (--decimal)"
         if decimal is not None:
-            shown = self._signs[DecimalSign(decimal)]
+            shown = self._separators[DecimalSeparator(decimal)]
             also = f"; so {unclear:,} ambiguous ones are read with it" if unclear else ""
-            return f"{_SIGN_NAMES[decimal]}: {shown:,} prices show it, none the other{also}"
-        if self._signs[DecimalSign.POINT]:
+            return f"{_SEPARATOR_NAMES[decimal]}: {shown:,} prices show it, none the other{also}"
+        if self._separators[DecimalSeparator.POINT]:
             refused = f"; {unclear:,} ambiguous ones are refused" if unclear else ""
             return f"point and comma, as each price shows{refused}"
         return (

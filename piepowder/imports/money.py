@@ -1,8 +1,9 @@
-"""Written prices as exact minor units, or a refusal: no amount is rounded, and no decimal sign is guessed.
+"""Written prices as exact minor units, or a refusal: no amount is rounded, and no decimal separator is guessed.
 
-A cell decides its decimal sign if only one reading is possible: `12,5`, `1.299,90`, `1.299.900`. One sign before three
-digits (`1.500`, `12,345`) is ambiguous. The column as a whole may decide it, if its other prices use one decimal sign
-only, or `--decimal` decides it. Babel then reads the number strictly, with its thousands signs in the right places.
+A price shows its decimal separator if only one reading is possible: `12,5`, `1.299,90`, `1.299.900`. One point or comma
+before three digits (`1.500`, `12,345`) is ambiguous. The column as a whole may decide it, if its other prices show one
+decimal separator only, or `--decimal` decides it. Babel then reads the number strictly, with its thousands separators
+in the right places.
 """
 
 import re
@@ -13,13 +14,14 @@ from typing import Final, NamedTuple
 
 from babel.numbers import NumberFormatError, parse_decimal
 
+from piepowder.currency_decimals import decimals
 from piepowder.imports import currencies
-from piepowder.imports.cells import Number, is_moment, reason_without_value
+from piepowder.imports.rows import Number, uncertainty
 
 _MAX_MINOR: Final = 2**63 - 1
 _SPACES: Final = re.compile("[\u00a0\u2007\u2009\u202f\\s]+")
 _PLAIN: Final = re.compile(r"[0-9]{1,15}(?:([.,])([0-9]{1,2}))?")
-_DIGITS: Final = r"[0-9](?:[0-9.,' ]*[0-9])?|(?<![^\s$€£¥₹])[.,][0-9]+"  # the point of "Rs.500" is no decimal sign
+_DIGITS: Final = r"[0-9](?:[0-9.,' ]*[0-9])?|(?<![^\s$€£¥₹])[.,][0-9]+"  # the point of "Rs.500" is no decimal separator
 _PRICE: Final = re.compile(
     rf"(?P<before>[^0-9,'+-]*?)(?P<digits>{_DIGITS})(?P<dash>[.,] ?[-–—]{{1,2}})?(?P<after>[^0-9]*)"
 )
@@ -28,8 +30,8 @@ _FLOAT_DIGITS: Final = 15  # a binary float has 15 to 17 significant digits
 _FLOAT_ERROR: Final = Decimal("1e-9")
 
 
-class DecimalSign(StrEnum):
-    """A decimal sign, or the answer of a price that has none or may have either."""
+class DecimalSeparator(StrEnum):
+    """A decimal separator; NONE and AMBIGUOUS are those of a price that has none, or that may have either."""
 
     POINT = "."
     COMMA = ","
@@ -52,41 +54,34 @@ class _Written(NamedTuple):
 
 
 @lru_cache(maxsize=65_536)
-def decimal_sign(text: str) -> DecimalSign:
-    """The decimal sign that a price shows; NONE also for a text that is not a price."""
+def decimal_separator(text: str) -> DecimalSeparator:
+    """The decimal separator that a price shows; NONE also for a text that is not a price."""
     plain = _PLAIN.fullmatch(text)
     if plain is not None:
-        return DecimalSign.NONE if plain[1] is None else DecimalSign(plain[1])
+        return DecimalSeparator.NONE if plain[1] is None else DecimalSeparator(plain[1])
     try:
-        return _sign_of(_written(text).number)
+        return _separator_of(_written(text).number)
     except ValueError:
-        return DecimalSign.NONE
+        return DecimalSeparator.NONE
 
 
-class PriceReader:
-    """Reads the prices of a file. `decimal` is the decided sign, None if each cell must decide it; `default` is the
-    currency of prices that name none, empty for that of the markets."""
+def read_price(text: str, column: str, markets: tuple[str, ...], decimal: str | None, default: str) -> Price:
+    """A price of an item for `markets`; raises ValueError with the reason.
 
-    def __init__(self, decimal: str | None, default: str) -> None:
-        self._decimal = decimal
-        self._default = default
-
-    def read(self, text: str, column: str, markets: tuple[str, ...]) -> Price:
-        """A price; `column` is the currency that a column states for it, or empty. Raises ValueError."""
-        tokens: tuple[str, ...]
-        if isinstance(text, Number):
-            tokens = (text.sign,) if text.sign else ()
-            amount = Decimal(text)
-            if amount < 0:
-                raise ValueError(f"{text!s:.60} is less than 0")
-        elif is_moment(text):
-            raise ValueError(f"{text!s:.60} is a date, which the spreadsheet made of another text; write it as text")
-        elif reason := reason_without_value(text):
-            raise ValueError(reason)
-        else:
-            tokens, amount = _read(text, self._decimal)
-        currency = currencies.resolve(tokens, column, self._default, markets)
-        return Price(_minor(amount, text, currency), currency)
+    `column` is the currency that a column states for it, or empty. `decimal` is the decided decimal separator, None if
+    the price must show it. `default` is the currency of a price that names none, empty for that of the markets.
+    """
+    if reason := uncertainty(text):
+        raise ValueError(reason)
+    tokens: tuple[str, ...]
+    if isinstance(text, Number):
+        tokens, amount = (text.sign,) if text.sign else (), Decimal(text)
+        if amount < 0:
+            raise ValueError(f"{text!s:.60} is less than 0")
+    else:
+        tokens, amount = _read(text, decimal)
+    currency = currencies.resolve(tokens, column, default, markets)
+    return Price(_minor(amount, text, currency), currency)
 
 
 @lru_cache(maxsize=65_536)
@@ -95,14 +90,14 @@ def _read(text: str, decimal: str | None) -> tuple[tuple[str, ...], Decimal]:
     if plain is not None and (plain[1] is None or decimal in (None, plain[1])):
         return (), Decimal(text.replace(",", "."))
     tokens, number = _written(text)
-    sign = _sign_of(number)
-    if sign is DecimalSign.AMBIGUOUS and decimal is None:
+    shown = _separator_of(number)
+    if shown is DecimalSeparator.AMBIGUOUS and decimal is None:
         mark = "." if "." in number else ","
         raise ValueError(
             f"{text!r:.60} is ambiguous: {number.replace(mark, '')}, or {number.replace(',', '.')};"
             " give --decimal . or --decimal ,"
         )
-    used = decimal or (sign.value if sign in (DecimalSign.POINT, DecimalSign.COMMA) else ".")
+    used = decimal or (shown.value if shown in (DecimalSeparator.POINT, DecimalSeparator.COMMA) else ".")
     return tokens, _strict(number, used, text)
 
 
@@ -124,25 +119,25 @@ def _not_an_amount(text: str) -> ValueError:
     return ValueError(f"{text!r:.60} is not an amount; expected a number such as 12.99")
 
 
-def _sign_of(number: str) -> DecimalSign:
-    """The decimal sign of a number with digits, points, commas, apostrophes and spaces."""
+def _separator_of(number: str) -> DecimalSeparator:
+    """The decimal separator of a number with digits, points, commas, apostrophes and spaces."""
     points, commas = number.count("."), number.count(",")
     if not points and not commas:
-        return DecimalSign.NONE
+        return DecimalSeparator.NONE
     if points and commas:
-        return DecimalSign(number[max(number.rfind("."), number.rfind(","))])
+        return DecimalSeparator(number[max(number.rfind("."), number.rfind(","))])
     mark, other = (".", ",") if points else (",", ".")
     if points + commas > 1:
-        return DecimalSign(other)
+        return DecimalSeparator(other)
     before, after = number.split(mark)
     grouped = " " in before or "'" in before
     if len(after) == 3 and 1 <= len(before) <= 3 and not before.startswith("0") and not grouped:
-        return DecimalSign.AMBIGUOUS
-    return DecimalSign(mark)
+        return DecimalSeparator.AMBIGUOUS
+    return DecimalSeparator(mark)
 
 
 def _strict(number: str, decimal: str, text: str) -> Decimal:
-    """A number whose thousands signs are in the right places; raises ValueError."""
+    """A number whose thousands separators are in the right places; raises ValueError."""
     locales, group = (("en", "en_IN"), ",") if decimal == "." else (("de",), ".")
     grouping = {mark for mark in " '" + group if mark in number}
     if len(grouping) <= 1 and number.count(decimal) <= 1:
@@ -155,11 +150,11 @@ def _strict(number: str, decimal: str, text: str) -> Decimal:
                     return parse_decimal(f"{whole or '0'}{decimal}{fraction or '0'}", locale=locale, strict=True)
                 except NumberFormatError:
                     continue
-    raise ValueError(f"{text!r:.60} is not an amount with the decimal sign {decimal!r}")
+    raise ValueError(f"{text!r:.60} is not an amount with the decimal separator {decimal!r}")
 
 
 def _minor(amount: Decimal, text: str, currency: str) -> int:
-    digits = currencies.decimals(currency)
+    digits = decimals(currency)
     minor = amount.scaleb(digits)
     whole = minor.to_integral_value()
     if minor != whole and not _is_float_error(amount, minor - whole):

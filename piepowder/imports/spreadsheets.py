@@ -6,7 +6,9 @@ import datetime
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
+from itertools import islice
 from typing import IO, Any, Final, NamedTuple
 from xml.etree.ElementTree import Element, ParseError
 
@@ -14,14 +16,16 @@ import python_calamine
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import iterparse, parse
 
-from piepowder.imports import currencies, profiles
-from piepowder.imports.cells import BLANKS, Moment, Note, NoValue, Number, TableRow
+from piepowder.imports import currencies
+from piepowder.imports.columns import FoundHeader, find_header
+from piepowder.imports.feeds import local_name
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.files import InputFile
-from piepowder.imports.lines import Refusal
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import BLANKS, DateText, Note, Number, Refusal, TableRow, UnknownValue
 from shared.runtime.user_errors import UserError
 
-_SEARCHED_ROWS: Final = 20
+_ERRORS: Final = (python_calamine.CalamineError, zipfile.BadZipFile, ParseError, DefusedXmlException, KeyError, OSError)
+_SAMPLE_ROWS: Final = 40
 _RELATION: Final = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _REFERENCE: Final = re.compile(r"([A-Z]+)[0-9]+")
 _ZEROS: Final = re.compile(r"0{2,40}")
@@ -42,39 +46,31 @@ class SpreadsheetTable:
 
     def __init__(self, source: InputFile, options: FileOptions) -> None:
         self._source = source
-        try:
+        with self._damage():
             self._workbook = python_calamine.load_workbook(source.start())
             self._zip = zipfile.ZipFile(source.start())
-        except python_calamine.PasswordError as error:
-            raise UserError(
-                f"{source.name} is a workbook with a password.", "Save it without the password, or as CSV."
-            ) from error
-        except (python_calamine.CalamineError, zipfile.BadZipFile, OSError) as error:
-            raise UserError(
-                f"{source.name} is a damaged workbook ({error}).", "Open it and save it again as XLSX, or as CSV."
-            ) from error
         self._name = self._chosen(options.sheet)
-        self._sheet = self._opened(self._name)
+        self._sheet = self._sheet_named(self._name)
         self._formats = self._read_formats()
-        self.header: Sequence[str]
-        self._row, self.header = self._find_header(options)
+        self._header = self._find_header(options)
+        self.header: Sequence[str] = self._header.names
 
     def notes(self) -> list[Note]:
         notes = [Note("sheet", f"{self._name!r} of an XLSX workbook")]
-        if self._row > 1:
-            notes.append(Note("left out", f"{self._row - 1} rows before the header"))
+        if self._header.number > 1:
+            notes.append(Note("left out", f"{self._header.number - 1} rows before the header"))
         return notes
 
     def rows(self) -> Iterator[TableRow | Refusal]:
         width = len(self.header)
         for number, cells in self._typed_rows():
-            if number <= self._row:
+            if number <= self._header.number:
                 continue
             extra = [cell for cell in cells[width:] if cell.strip(BLANKS)]
             texts = [*cells[:width], *[""] * (width - len(cells))]
             if extra:
                 yield Refusal(number, 0, f"the row has a cell ({extra[0]!r:.40}) in a column without a name")
-            elif any(cell.strip(BLANKS) or isinstance(cell, NoValue) for cell in texts):
+            elif any(cell.strip(BLANKS) or isinstance(cell, UnknownValue) for cell in texts):
                 yield TableRow(number, texts)
 
     def _chosen(self, stated: str | None) -> str:
@@ -87,7 +83,7 @@ class SpreadsheetTable:
             if stated not in sheets:
                 raise UserError(f"{self._source.name} has no sheet {stated!r}.", f"Its sheets are {', '.join(sheets)}.")
             return stated
-        filled = [name for name in sheets if self._opened(name).end is not None]
+        filled = [name for name in sheets if self._sheet_named(name).end is not None]
         if len(filled) != 1:
             if not filled:
                 raise UserError(f"{self._source.name} is a workbook without data.", "Name another file.")
@@ -97,46 +93,27 @@ class SpreadsheetTable:
             )
         return filled[0]
 
-    def _opened(self, name: str) -> python_calamine.CalamineSheet:
-        try:
+    def _sheet_named(self, name: str) -> python_calamine.CalamineSheet:
+        with self._damage():
             return self._workbook.get_sheet_by_name(name)
-        except python_calamine.CalamineError as error:
-            raise UserError(
-                f"The sheet {name!r} of {self._source.name} is damaged ({error}).", "Save it again as XLSX, or as CSV."
-            ) from error
 
-    def _find_header(self, options: FileOptions) -> tuple[int, list[str]]:
-        """The number of the header's row, and its cells."""
-        mapped = {profiles.plain_name(column) for column in options.mapping.values()}
-        best: tuple[int, int, list[str]] | None = None
-        first: tuple[int, list[str]] | None = None
-        for number, cells in self._typed_rows():
-            header = [cell.strip(BLANKS) for cell in cells]
-            while header and not header[-1]:
-                header.pop()
-            if header:
-                known = profiles.recognized(header) + len({profiles.plain_name(cell) for cell in header} & mapped)
-                first = first or (number, header)
-                if known >= (2 if best else 1) and (best is None or known > best[0]):
-                    best = known, number, header
-            if number >= _SEARCHED_ROWS:
-                break
-        if best is not None:
-            return best[1], best[2]
-        if first is None:
+    def _find_header(self, options: FileOptions) -> FoundHeader:
+        rows = [row for row in islice(self._typed_rows(), _SAMPLE_ROWS) if any(cell.strip(BLANKS) for cell in row[1])]
+        header = find_header(rows, options)
+        if header is None:
             raise UserError(
                 f"The sheet {self._name!r} of {self._source.name} is empty.", "Choose another with --sheet."
             )
-        return first
+        return header
 
     def _typed_rows(self) -> Iterator[tuple[int, list[str]]]:
-        """The rows as text, each with its number in the sheet."""
+        """The rows with their numbers in the sheet; the first cell is that of the first column with data."""
         start = self._sheet.start
         if start is None:
             return
         marks = self._marked_cells()
         ahead = next(marks, None)
-        for number, row in enumerate(self._sheet.iter_rows(), 1):  # from the first row, but the first filled column
+        for number, row in enumerate(self._sheet.iter_rows(), 1):
             while ahead is not None and ahead[0] < number:
                 ahead = next(marks, None)
             cells = [_text(value) for value in row]
@@ -146,84 +123,72 @@ class SpreadsheetTable:
                         cells[column - start[1]] = _marked(cells[column - start[1]], mark)
             yield number, cells
 
-    def _marked_cells(self) -> Iterator[tuple[int, dict[int, "NoValue | _Format"]]]:
-        """The rows with cells whose text needs more than their value: by number, with the cells by column from 0."""
-        part = self._part_of_sheet()
-        try:
-            with self._zip.open(part) as xml:
-                number = 0
-                for _, element in iterparse(xml, events=("end",)):
-                    if _local(element.tag) != "row":
-                        continue
-                    number = int(element.get("r") or number + 1)
-                    found: dict[int, NoValue | _Format] = {}
-                    column = -1
-                    for cell in element:
-                        place = _REFERENCE.fullmatch(cell.get("r", ""))
-                        column = column + 1 if place is None else _column(place[1])
-                        if (mark := self._mark(cell)) is not None:
-                            found[column] = mark
-                    element.clear()
-                    if found:
-                        yield number, found
-        except (ParseError, DefusedXmlException, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"The sheet {self._name!r} of {self._source.name} is damaged ({error}).", "Save it again as XLSX."
-            ) from error
+    def _marked_cells(self) -> Iterator[tuple[int, dict[int, "UnknownValue | _Format"]]]:
+        """Cells with an unknown value or a format: the numbers of their rows, and the cells by column from 0."""
+        with self._damage(), self._zip.open(self._part_of_sheet()) as xml:
+            number = 0
+            for _, element in iterparse(xml, events=("end",)):
+                if local_name(element.tag) != "row":
+                    continue
+                number = int(element.get("r") or number + 1)
+                marks: dict[int, UnknownValue | _Format] = {}
+                column = -1
+                for cell in element:
+                    place = _REFERENCE.fullmatch(cell.get("r", ""))
+                    column = column + 1 if place is None else _column(place[1])
+                    if (mark := self._mark(cell)) is not None:
+                        marks[column] = mark
+                element.clear()
+                if marks:
+                    yield number, marks
 
-    def _mark(self, cell: Any) -> "NoValue | _Format | None":
+    def _mark(self, cell: Any) -> "UnknownValue | _Format | None":
         kind = cell.get("t", "n")
-        children = {_local(child.tag): child for child in cell}
+        children = {local_name(child.tag): child for child in cell}
         value = children["v"].text if "v" in children else None
         if kind == "e":
-            return NoValue(f"the cell has the error {value or '?'}")
+            return UnknownValue(f"the cell has the error {value or '?'}")
         if "f" in children and value is None and "is" not in children:
-            return NoValue("the cell has a formula that was never calculated; open the file and save it again")
+            return UnknownValue("the cell has a formula that was never calculated; open the file and save it again")
         if kind == "n" and value is not None:
             return self._formats.get(cell.get("s", "0"))
         return None
 
     def _part_of_sheet(self) -> str:
         """The path of the sheet's XML in the file."""
-        try:
-            with self._zip.open("xl/workbook.xml") as xml:
-                ids = {
-                    element.get("name"): element.get(_RELATION)
-                    for element in _root(xml).iter()
-                    if _local(element.tag) == "sheet"
-                }
-            with self._zip.open("xl/_rels/workbook.xml.rels") as xml:
-                targets = {element.get("Id"): element.get("Target", "") for element in _root(xml)}
-        except (KeyError, ParseError, DefusedXmlException) as error:
-            raise UserError(
-                f"{self._source.name} is a damaged workbook ({error}).", "Save it again as XLSX."
-            ) from error
+        with self._zip.open("xl/workbook.xml") as xml:
+            sheets = (element for element in _root(xml).iter() if local_name(element.tag) == "sheet")
+            ids = {element.get("name"): element.get(_RELATION) for element in sheets}
+        with self._zip.open("xl/_rels/workbook.xml.rels") as xml:
+            targets = {element.get("Id"): element.get("Target", "") for element in _root(xml)}
         target = targets.get(ids.get(self._name)) or ""
         return target.removeprefix("/") if target.startswith("/") else f"xl/{target}"
 
     def _read_formats(self) -> Mapping[str, _Format]:
         """The formats of cells, by the number of their style, that change the text of a value."""
-        try:
-            with self._zip.open("xl/styles.xml") as xml:
-                root = _root(xml)
-        except KeyError:
+        if "xl/styles.xml" not in self._zip.namelist():
             return {}
-        except (ParseError, DefusedXmlException) as error:
+        with self._damage(), self._zip.open("xl/styles.xml") as xml:
+            root = _root(xml)
+        formats = (element for element in root.iter() if local_name(element.tag) == "numFmt")
+        codes = {element.get("numFmtId"): element.get("formatCode", "") for element in formats}
+        styles: list[Any] = next((list(element) for element in root if local_name(element.tag) == "cellXfs"), [])
+        known = ((number, _format(codes.get(style.get("numFmtId"), ""))) for number, style in enumerate(styles))
+        return {str(number): form for number, form in known if form != _Format()}
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """An error of a library as a message about the workbook."""
+        try:
+            yield
+        except python_calamine.PasswordError as error:
             raise UserError(
-                f"{self._source.name} is a damaged workbook ({error}).", "Save it again as XLSX."
+                f"{self._source.name} is a workbook with a password.", "Save it without the password, or as CSV."
             ) from error
-        codes = {
-            element.get("numFmtId"): element.get("formatCode", "")
-            for element in root.iter()
-            if _local(element.tag) == "numFmt"
-        }
-        styles: list[Any] = next((list(element) for element in root if _local(element.tag) == "cellXfs"), [])
-        found = {}
-        for number, style in enumerate(styles):
-            form = _format(codes.get(style.get("numFmtId"), ""))
-            if form != _Format():
-                found[str(number)] = form
-        return found
+        except _ERRORS as error:
+            raise UserError(
+                f"{self._source.name} is a damaged workbook ({error}).", "Open it and save it again as XLSX, or as CSV."
+            ) from error
 
 
 def _root(xml: IO[bytes]) -> Element:
@@ -256,12 +221,12 @@ def _text(value: Any) -> str:
     if isinstance(value, datetime.datetime) and value.time() == datetime.time():
         value = value.date()
     if isinstance(value, datetime.timedelta):
-        return Moment(str(value))
-    return Moment(value.isoformat())
+        return DateText(str(value))
+    return DateText(value.isoformat())
 
 
-def _marked(text: str, mark: "NoValue | _Format") -> str:
-    if isinstance(mark, NoValue):
+def _marked(text: str, mark: "UnknownValue | _Format") -> str:
+    if isinstance(mark, UnknownValue):
         return mark
     if not isinstance(text, Number):
         return text
@@ -276,7 +241,3 @@ def _column(letters: str) -> int:
     for letter in letters:
         number = 26 * number + ord(letter) - 64
     return number - 1
-
-
-def _local(tag: str) -> str:
-    return tag.rpartition("}")[2]

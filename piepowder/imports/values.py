@@ -10,20 +10,9 @@ import langcodes
 import pycountry
 from stdnum import ean
 
-from piepowder.imports.cells import Number, is_moment, reason_without_value
+from piepowder.imports.rows import DateText, Number, uncertainty
 from shared.validation.identifiers import identifier_problem
 
-LIMITS: Final = {
-    "id": 200,
-    "reference": 200,
-    "title": 1_000,
-    "text": 50_000,
-    "category": 500,
-    "brand": 500,
-    "seller.id": 200,
-    "seller.name": 500,
-}
-"""The largest number of characters of each text, as intake has it."""
 MAX_ATTRIBUTE: Final = 5_000
 MAX_ATTRIBUTES: Final = 200
 MAX_MEDIA: Final = 100
@@ -57,10 +46,8 @@ def protected(text: str) -> str:
 
 def identifier(text: str) -> str:
     """The id of an item or seller."""
-    if reason := reason_without_value(text):
+    if reason := uncertainty(text):
         raise ValueError(reason)
-    if is_moment(text):
-        raise ValueError(f"{text!s:.60} is a date, which the spreadsheet made of another text; write the id as text")
     bare = _whole(text) if isinstance(text, Number) else protected(text)
     if (problem := identifier_problem(bare)) is not None:
         raise ValueError(problem)
@@ -83,8 +70,8 @@ def gtin(text: str) -> str | None:
 
     Source: GS1 General Specifications, sections 3.3 and 7.9: a shorter GTIN with zeros before it is the same GTIN.
     """
-    if is_moment(text) or reason_without_value(text):
-        raise ValueError(f"{text!s:.80}; expected 8, 12, 13 or 14 digits")
+    if reason := uncertainty(text):
+        raise ValueError(reason)
     if is_no_gtin(text):
         return None
     digits = text if text.isdigit() else ean.compact(protected(text.removeprefix("'")))
@@ -136,13 +123,6 @@ def markets(text: str) -> tuple[str, ...]:
     return found
 
 
-def currency(text: str, codes: frozenset[str]) -> str:
-    """A currency (ISO 4217)."""
-    if text.upper() not in codes:
-        raise ValueError(f"{text!r:.40} is not a currency code (ISO 4217)")
-    return text.upper()
-
-
 def version(text: str) -> int:
     """A version of an item."""
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= MAX_VERSION:
@@ -151,23 +131,19 @@ def version(text: str) -> int:
 
 
 def media(cells: Sequence[str]) -> list[str]:
-    """The distinct addresses in the cells. Comma, semicolon, bar and white space separate them; inside an address, they
-    are part of it."""
-    found = []
-    for cell in cells:
-        for address in _BETWEEN_URLS.split(cell):
-            bare = address.strip().rstrip(",;|").rstrip()
-            if bare:
-                found.append(bare)
+    """The distinct URLs in the cells. Comma, semicolon, pipe and white space separate them; inside a URL, they are part
+    of it."""
+    parts = (part.strip().rstrip(",;|").rstrip() for cell in cells for part in _BETWEEN_URLS.split(cell))
+    found = [part for part in parts if part]
     for url in found:
         if _URL.fullmatch(url) is None:
-            kind = "an inline picture" if url.startswith("data:") else "not an http:// or https:// address"
-            raise ValueError(f"{url!r:.60} is {kind}; give the address of the picture")
+            kind = "an inline picture" if url.startswith("data:") else "not an http:// or https:// URL"
+            raise ValueError(f"{url!r:.60} is {kind}; give the URL of the picture")
         if len(url) > MAX_URL:
             raise ValueError(f"{url!r:.60} has {len(url):,} characters; at most {MAX_URL:,} are allowed")
     distinct = list(dict.fromkeys(found))
     if len(distinct) > MAX_MEDIA:
-        raise ValueError(f"{len(distinct)} addresses; at most {MAX_MEDIA} are allowed")
+        raise ValueError(f"{len(distinct)} URLs; at most {MAX_MEDIA} are allowed")
     return distinct
 
 
@@ -194,5 +170,5 @@ def check_text(text: str, limit: int) -> None:
         raise ValueError(
             f"control character U+{code:04X} at {control.start()}; only tab and line ends are allowed{hint}"
         )
-    if reason := reason_without_value(text):
+    if not isinstance(text, DateText) and (reason := uncertainty(text)):
         raise ValueError(reason)

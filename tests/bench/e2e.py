@@ -16,9 +16,9 @@ import httpx
 import msgspec
 
 from deploy.local.system import System
-from piepowder.imports.lines import Line
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Listing
 from shared.contracts import topics
 from shared.runtime.clock import SystemClock
 from tests.bench import calls, data
@@ -194,7 +194,7 @@ async def _real_listings(bench: Bench, system: System) -> list[Figure]:
         bench.say("end to end: the real listings are not measured, ../shared/data is absent")
         return []
     with open_import(str(LISTINGS), FileOptions(platform="amazon", lenient=True)) as listings:
-        lines = [line.body for line in listings.lines() if isinstance(line, Line)]
+        lines = [line.body for line in listings.read() if isinstance(line, Listing)]
     bench.say(f"end to end: {len(lines)} real listings, {_REVIEWERS} reviewers in each region")
     requests = _batches(system, lines)
     before = await _decided(system)

@@ -11,9 +11,10 @@ from deploy.local.accounting import Account, AuditCounts, ItemOutcome, Ledger, a
 from deploy.local.system import System
 from deploy.local.topic_reader import TopicReader
 from piepowder.client import Api
-from piepowder.imports.lines import Line
+from piepowder.imports.rows import Listing
 from piepowder.profile import Profile, read_local
-from piepowder.submit import ItemSubmitter, RegionItem
+from piepowder.submit import ItemSubmitter
+from piepowder.tally import RegionItem
 
 
 def running(system: System) -> Profile:
@@ -25,7 +26,7 @@ async def submit(system: System, bodies: Iterable[bytes]) -> set[RegionItem]:
     """Post all lines, and repeat them after interruptions; return the items with status 202."""
     async with Api(running(system)) as api:
         submitter = ItemSubmitter(api, journal=BytesIO(), report=BytesIO())
-        tally = await submitter.submit(Line(number, body) for number, body in enumerate(bodies, 1))
+        tally = await submitter.submit(Listing(number, body) for number, body in enumerate(bodies, 1))
     return tally.items
 
 

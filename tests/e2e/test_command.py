@@ -17,7 +17,7 @@ from rich.console import Console
 from deploy.local.account import account
 from deploy.services import SERVICES
 from piepowder.client import Api
-from piepowder.imports.options import FileOptions
+from piepowder.imports.file_options import FileOptions
 from piepowder.profile import read_local
 from piepowder.status import status
 from piepowder.submission_files import journals, open_listings, submit_listings

@@ -18,7 +18,7 @@ from deploy.local.accounting import ItemOutcome
 from piepowder import positions, replay
 from piepowder.dead_letters import DeadLetterCounts, ReplayFilter, ReplayUnit
 from piepowder.status import dead_letter_counts
-from piepowder.submit import RegionItem
+from piepowder.tally import RegionItem
 from shared.contracts import ids, topics
 from shared.contracts.events import DEADLETTER_DISCARDED, ITEM_SUBMITTED
 from shared.runtime.user_errors import UserError

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 
 from deploy.local.accounting import Account, ItemOutcome
 from deploy.services import processes
-from piepowder.submit import RegionItem
+from piepowder.tally import RegionItem
 from shared.contracts import events, ids, topics
 from shared.contracts.envelope import Attributes, encode
 from shared.kafka.producer import KafkaProducer, record

@@ -15,7 +15,7 @@ from deploy.local.run_cases import RunCases
 from deploy.local.topic_reader import TopicReader
 from piepowder.client import Api
 from piepowder.simulation import Simulation, simulate
-from piepowder.submit import JournalEntry, Tally
+from piepowder.tally import JournalEntry, Tally
 from shared.contracts import ids
 from tests.conftest import project_root
 from tests.e2e.conftest import Cell

@@ -9,9 +9,9 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
-from piepowder.imports.lines import Line, Refusal
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Listing, Refusal
 
 SHOP: Final = FileOptions(platform="shop")
 GERMAN: Final = FileOptions(platform="shop", markets=["DE"])
@@ -20,7 +20,7 @@ GERMAN: Final = FileOptions(platform="shop", markets=["DE"])
 class Imported(NamedTuple):
     """The result of an import: all lines, the items, the refusals, and the interpretation."""
 
-    lines: list[Line | Refusal]
+    lines: list[Listing | Refusal]
     items: list[dict[str, Any]]
     refusals: list[Refusal]
     notes: dict[str, str]
@@ -47,10 +47,10 @@ def imported(folder: Path, content: bytes | str, options: FileOptions = SHOP, na
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with open_import(str(path), options) as listings:
-        lines = list(listings.lines())
+        lines = list(listings.read())
         return Imported(
             lines,
-            [msgspec.json.decode(line.body) for line in lines if isinstance(line, Line)],
+            [msgspec.json.decode(line.body) for line in lines if isinstance(line, Listing)],
             [line for line in lines if isinstance(line, Refusal)],
             {note.name: note.text for note in listings.notes},
             dict(listings.mapping),

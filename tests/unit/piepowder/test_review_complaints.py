@@ -9,7 +9,7 @@ from deploy.local.accounting import AuditCounts, ItemOutcome, Ledger
 from piepowder import console_output, timeline
 from piepowder.case_display import DecidedCases, Rules, case_display, complaint, item_case
 from piepowder.simulation import choose, truth_key
-from piepowder.submit import RegionItem
+from piepowder.tally import RegionItem
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, Event, RecordId
 from tests.support.decision.cases import appealed, noticed, opened

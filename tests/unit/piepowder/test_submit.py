@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from piepowder.client import Api, ApiError, problem_text
-from piepowder.imports.lines import Line, Refusal
-from piepowder.submit import ItemSubmitter, RefusalGroups
+from piepowder.imports.rows import Listing, Refusal
+from piepowder.submit import ItemSubmitter
+from piepowder.tally import RefusalGroups
 from shared.runtime.user_errors import UserError
 from tests.support.command import TEST_PROFILE
 from tests.support.fake_intake import FakeIntake
@@ -27,8 +28,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return asked
 
 
-def lines(count: int) -> list[Line | Refusal]:
-    return [Line(number, b'"%d"' % number) for number in range(1, count + 1)]
+def lines(count: int) -> list[Listing | Refusal]:
+    return [Listing(number, b'"%d"' % number) for number in range(1, count + 1)]
 
 
 def submitter(intake: FakeIntake) -> tuple[ItemSubmitter, io.BytesIO, io.BytesIO]:
@@ -54,7 +55,7 @@ async def test_refusals_of_intake_and_of_the_file_are_reported_with_the_files_ow
     intake.status = lambda name, _: 422 if name == "7" else 202
     sending, _, report = submitter(intake)
 
-    tally = await sending.submit([Line(4, b'"4"'), Refusal(5, 0, "3 cells"), Line(9, b'"7"')])
+    tally = await sending.submit([Listing(4, b'"4"'), Refusal(5, 0, "3 cells"), Listing(9, b'"7"')])
 
     assert (tally.accepted, tally.refused) == (1, 2)
     reported = {entry["number"]: entry["detail"] for entry in map(msgspec.json.decode, report.getvalue().splitlines())}
@@ -67,7 +68,7 @@ async def test_refusals_of_intake_and_of_the_file_are_reported_in_the_order_of_t
     sending, _, report = submitter(intake)
 
     tally = await sending.submit(
-        [Line(1, b'"1"'), Refusal(2, 0, "cells"), Line(3, b'"3"'), Refusal(4, 0, "x"), *lines(5)[4:]]
+        [Listing(1, b'"1"'), Refusal(2, 0, "cells"), Listing(3, b'"3"'), Refusal(4, 0, "x"), *lines(5)[4:]]
     )
 
     assert [refusal.number for refusal in tally.refusals] == [1, 2, 4, 5]
@@ -110,7 +111,7 @@ async def test_a_lenient_submission_repeats_a_refused_line_without_its_faulty_fi
     api = Api(TEST_PROFILE, transport=httpx.MockTransport(strict))
     sending = ItemSubmitter(api, journal=io.BytesIO(), report=io.BytesIO(), lenient=True)
     bodies = [item("1"), item("2", scores="x", links="x"), item("3"), item("x"), item("2", scores="x", title="newer")]
-    tally = await sending.submit([Line(number, body) for number, body in enumerate(bodies, 1)])
+    tally = await sending.submit([Listing(number, body) for number, body in enumerate(bodies, 1)])
 
     assert (tally.accepted, tally.refused, tally.incomplete) == (4, 1, 2)
     assert tally.omitted == {"scores": 2, "links": 1}

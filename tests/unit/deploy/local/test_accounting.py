@@ -8,7 +8,7 @@ from aiokafka import ConsumerRecord
 from deploy.local.accounting import Account, AuditCounts, ItemOutcome, Ledger, audit_counts
 from deploy.local.run import describe_items
 from piepowder.dead_letters import DeadLetterCounts
-from piepowder.submit import RegionItem
+from piepowder.tally import RegionItem
 from shared.contracts import ids
 from shared.contracts.envelope import Attributes, Event, RecordId
 from shared.contracts.events import (

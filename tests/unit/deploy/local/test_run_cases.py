@@ -4,7 +4,7 @@ from typing import Any
 
 from deploy.local.run_cases import RunCases
 from piepowder import simulation
-from piepowder.submit import JournalEntry, Tally
+from piepowder.tally import JournalEntry, Tally
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, Event, RecordId
 from tests.support.decision.cases import noticed, opened

@@ -53,7 +53,7 @@ def test_lenient_counts_the_fields_that_it_leaves_out(tmp_path: Path) -> None:
     done = submit(tmp_path, b"id;price;gtin\n1;cheap;4006381333931\n2;dear;12\n3;4;\n", "--dry-run", "--lenient")
     assert done.exit_code == 0
     assert "3 listings can be sent; refused 0." in done.output
-    assert "Accepted without faulty optional fields: 2 listings (price 2, gtin 1)." in done.output
+    assert "Without faulty optional fields: 2 listings (price 2, gtin 1)." in done.output
 
 
 def test_a_guessed_encoding_is_stated_with_its_text_and_not_used(tmp_path: Path) -> None:
@@ -88,10 +88,19 @@ def test_a_confirmed_or_stated_encoding_is_used(tmp_path: Path, confirmation: li
         (["--id", "row", "--map", "id=sku"], "not both"),
         (["--map", "id=a", "--map", "id=b"], "more than one column"),
         (["--language", "German"], "not a language tag"),
-        (["--currency", "EUX"], "expected an ISO 4217 code"),
+        (["--currency", "EUX"], "not a currency code (ISO 4217)"),
     ],
 )
 def test_a_wrong_option_is_refused_before_the_file_is_read(tmp_path: Path, options: list[str], message: str) -> None:
     done = submit(tmp_path, b"id;title\n1;a\n", "--dry-run", *options)
     assert done.exit_code == 2
     assert message in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_dry_run_says_that_only_intake_checks_items_in_json(tmp_path: Path) -> None:
+    table = submit(tmp_path, b"id;title\n1;a\n", "--dry-run")
+    items = submit(tmp_path, b'{"platform":"a","id":"1"}\n{"platform":"a","id":7}\n', "--dry-run")
+
+    assert "Intake checks them again, and may refuse more." in table.output
+    assert "Nothing was sent: 2 listings can be sent; refused 0." in items.output
+    assert "Only intake checks the fields of these items, so it may refuse some of them." in items.output

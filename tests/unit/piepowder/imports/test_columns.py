@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from piepowder.imports.lines import Line
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Listing
 from shared.runtime.user_errors import UserError
 from tests.support.intake_items import ANYONE, NOW, item_intake
 from tests.support.listing_files import GERMAN, SHOP, imported
@@ -149,14 +149,14 @@ def test_a_faulty_optional_field_refuses_its_line_and_lenient_leaves_out_that_fi
     assert imported(tmp_path, content).refusals
     path = tmp_path / "listings.csv"
     with open_import(str(path), LENIENT) as listings:
-        [line] = listings.lines()
-    assert isinstance(line, Line)
+        [line] = listings.read()
+    assert isinstance(line, Listing)
     item = msgspec.json.decode(line.body)
     kept = {"price": {"amount_minor": 500, "currency": "EUR"}, "title": "Lamp", "gtin": "4006381333931"}
     kept.pop("price" if column == "currency" else column, None)
     assert {field: item.get(field) for field in ("price", "title", "gtin") if field in item} == kept
     assert item["attributes"] == {"size": "XL"}
-    names = {"image": "media", "seller": "seller.id", "colour": "attribute colour"}
+    names = {"image": "media", "seller": "seller.id", "colour": "attributes.colour", "currency": "price"}
     assert line.omitted[0].field == names.get(column, column)
     item_intake().prepare(line.body, ANYONE, NOW)
 
@@ -169,10 +169,38 @@ def test_a_faulty_required_field_is_refused_also_if_lenient(tmp_path: Path, cont
 def test_the_default_platform_is_the_name_of_the_file(tmp_path: Path) -> None:
     found = imported(tmp_path, "id,title\n1,a\n", FileOptions(), "My Shop (2026).csv")
     assert found.item["platform"] == "my-shop-2026"
-    assert found.notes["platform"] == "my-shop-2026"
+    assert found.notes["platform"] == "my-shop-2026 (name of the file)"
 
 
 def test_the_stated_language_is_used_where_the_column_has_none(tmp_path: Path) -> None:
     options = FileOptions(platform=SHOP.platform, language="de")
     found = imported(tmp_path, "id,language\n1,NL\n2,\n3,en_us\n", options)
     assert [item["language"] for item in found.items] == ["nl", "de", "en-US"]
+
+
+def test_a_numbered_listing_has_its_position_and_not_its_line(tmp_path: Path) -> None:
+    content = 'My export\n\ntitle;price\n"a\nlong";1\n\nb;cheap\ntitle;price\nc;2\n'
+    found = imported(tmp_path, content, FileOptions(platform="shop", number_rows=True))
+    assert [(line.number, item["id"]) for line, item in zip(found.lines[::2], found.items, strict=True)] == [
+        (4, "1"),
+        (9, "3"),
+    ]
+    assert found.refusals[0].number == 7
+    assert found.mapping["id"] == "the position of the listing in the file (1, 2, …), not its line"
+
+
+def test_a_seller_with_a_faulty_country_keeps_its_other_members_if_lenient(tmp_path: Path) -> None:
+    content = f"id,seller,seller_name,seller_country\n1,s1,Max,XX\n2,{'s' * 201},Max,de\n"
+    found = imported(tmp_path, content, LENIENT)
+    assert found.items[0]["seller"] == {"id": "s1", "name": "Max"}
+    assert found.items[1]["attributes"] == {"seller_name": "Max", "seller_country": "DE"}
+    assert [[one.field for one in line.omitted] for line in found.lines if isinstance(line, Listing)] == [
+        ["seller.country"],
+        ["seller.id"],
+    ]
+
+
+def test_the_default_market_is_named_as_one(tmp_path: Path) -> None:
+    assert imported(tmp_path, "id,title\n1,a\n").notes["market"] == "US (default without --market)"
+    stated = FileOptions(platform="shop", markets=["US"])
+    assert imported(tmp_path, "id,market\n1,\n", stated).notes["market"] == "US (if the row has none)"

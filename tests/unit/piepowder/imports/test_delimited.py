@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from piepowder.imports.options import FileOptions
+from piepowder.imports.file_options import FileOptions
 from shared.runtime.user_errors import UserError
 from tests.support.listing_files import SHOP, imported
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Refusal
 from shared.runtime.user_errors import UserError
 from tests.support.listing_files import imported
 
@@ -91,3 +92,17 @@ def test_a_character_that_a_stated_encoding_does_not_have_refuses_its_row(tmp_pa
 def test_a_truncated_utf_16_file_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not valid UTF-16"):
         imported(tmp_path, "id,title\n1,Küche\n".encode("utf-16")[:-1])
+
+
+def test_most_lines_decide_for_utf_8_and_a_guess_shows_also_a_line_that_is_valid_utf_8(tmp_path: Path) -> None:
+    utf_8 = [f"{n};Küche".encode() for n in range(3)]
+    other = [f"{n};Größe".encode("cp1252") for n in range(3, 5)]
+    path = tmp_path / "f.csv"
+    path.write_bytes(b"\n".join([b"id;title", *utf_8, *other]))
+    with open_import(str(path), FileOptions(platform="shop")) as listings:
+        assert listings.guess is None
+        assert [line.number for line in listings.read() if isinstance(line, Refusal)] == [5, 6]
+    path.write_bytes(b"\n".join([b"id;title", *utf_8[:2], *other]))
+    with open_import(str(path), FileOptions(platform="shop")) as listings:
+        assert listings.guess is not None
+        assert listings.guess.samples == ("line 4: 3;Größe", "line 2: 0;KĂĽche")

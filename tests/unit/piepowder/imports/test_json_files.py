@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.json_files import MAX_LINE
-from piepowder.imports.lines import Line
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Listing
 from tests.support.listing_files import SHOP, imported
 
 
@@ -16,25 +16,25 @@ def lines_of(tmp_path: Path, content: bytes, name: str = "f.ndjson", options: Fi
     path = tmp_path / name
     path.write_bytes(content)
     with open_import(str(path), options) as listings:
-        return list(listings.lines())
+        return list(listings.read())
 
 
 def test_ndjson_is_unchanged_except_for_blank_lines(tmp_path: Path) -> None:
     content = b'\xef\xbb\xbf\n{"id":"1"}\r\n\n  \n{broken\n{"id":"2"}'
-    assert lines_of(tmp_path, content) == [Line(2, b'{"id":"1"}'), Line(5, b"{broken"), Line(6, b'{"id":"2"}')]
+    assert lines_of(tmp_path, content) == [Listing(2, b'{"id":"1"}'), Listing(5, b"{broken"), Listing(6, b'{"id":"2"}')]
 
 
 @pytest.mark.parametrize("broken", [b'"platform":"shop","id":"1"}', b"not JSON at all", b"id,title"])
 def test_a_broken_first_line_of_ndjson_is_sent_and_refused_alone(tmp_path: Path, broken: bytes) -> None:
     content = b"\n".join([broken, b'{"id":"2"}', b'{ "id":"3"}', b"cut {", b""])
-    assert [line.body for line in lines_of(tmp_path, content, "f") if isinstance(line, Line)] == content.split(b"\n")[
-        :4
-    ]
+    assert [line.body for line in lines_of(tmp_path, content, "f") if isinstance(line, Listing)] == content.split(
+        b"\n"
+    )[:4]
 
 
 def test_a_line_that_is_too_long_is_refused_without_being_stored(tmp_path: Path) -> None:
     content = b'{"id":"1"}\n{"x":"' + b"y" * (MAX_LINE + 5) + b'"}\n{"id":"2"}\n'
-    assert [type(line).__name__ for line in lines_of(tmp_path, content)] == ["Line", "Refusal", "Line"]
+    assert [type(line).__name__ for line in lines_of(tmp_path, content)] == ["Listing", "Refusal", "Listing"]
 
 
 def test_a_table_with_ids_in_braces_is_csv(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_a_table_with_ids_in_braces_is_csv(tmp_path: Path) -> None:
 
 def test_the_format_option_takes_precedence_over_detection(tmp_path: Path) -> None:
     content = b'id,title\n"{""a"":1}",x\n'
-    csv = lines_of(tmp_path, content, options=FileOptions(platform="shop", format="csv"))
-    ndjson = lines_of(tmp_path, content, "f.csv", FileOptions(platform="shop", format="ndjson"))
+    csv = lines_of(tmp_path, content, options=FileOptions(platform="shop", is_csv=True))
+    ndjson = lines_of(tmp_path, content)
     assert (len(csv), len(ndjson)) == (1, 2)
 
 
@@ -54,8 +54,8 @@ def test_the_items_of_an_array_are_sent_byte_for_byte(tmp_path: Path) -> None:
     content = b"\xef\xbb\xbf [\n" + one + b",\n" + b'{"platform":"shop","id":"2","id":"2"} ]\n'
     found = lines_of(tmp_path, content, "f.json")
     assert found == [
-        Line(1, one.replace(b"\r\n", b"  ")),
-        Line(2, b'{"platform":"shop","id":"2","id":"2"}'),
+        Listing(1, one.replace(b"\r\n", b"  ")),
+        Listing(2, b'{"platform":"shop","id":"2","id":"2"}'),
     ]
 
 
@@ -115,3 +115,13 @@ def test_several_offers_of_a_product_have_no_certain_price(tmp_path: Path) -> No
     offers = [{"@type": "Offer", "price": "1"}, {"@type": "Offer", "price": "2"}]
     document = {"@context": "https://schema.org", **PRODUCT, "offers": offers}
     assert "several offers" in imported(tmp_path, msgspec.json.encode(document), name="f.json").refusal
+
+
+@pytest.mark.parametrize("record", [b'{"sku":"%d","name":"Lamp"}', b'{"platform":"a","id":"%d"}'])
+def test_the_position_in_an_array_moves_with_its_elements(tmp_path: Path, record: bytes) -> None:
+    path = tmp_path / "f.json"
+    records = [record % n for n in range(10, 15)]
+    path.write_bytes(b"[" + b",".join(records) + b"]")
+    with open_import(str(path), SHOP) as listings:
+        positions = [listings.source.position for _ in listings.read()]
+    assert positions == [len(records[0]) * count for count in range(1, 6)]

@@ -1,4 +1,4 @@
-"""The first reading finds what only the file as a whole shows, and the second one sends."""
+"""All checks read the whole file before anything is sent."""
 
 import csv
 import random
@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from piepowder.imports.lines import Line
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Listing
 from tests.support.listing_files import SHOP, imported
 
 
@@ -40,33 +40,33 @@ def test_the_interpretation_and_the_first_listings_are_known_before_anything_is_
     path = tmp_path / "f.csv"
     path.write_text("id;Preis;x\n1;1.299,90 €;a\n2;12;b\n3;;\n4;;\n", encoding="utf-8")
     with open_import(str(path), FileOptions(platform="laden", markets=["DE"])) as listings:
-        assert listings.findings.rows == 4
-        assert [msgspec.json.decode(line.body)["id"] for line in listings.findings.examples] == ["1", "2", "3"]
+        assert listings.listings == 4
+        assert [msgspec.json.decode(line.body)["id"] for line in listings.examples] == ["1", "2", "3"]
         assert dict(listings.mapping) == {"id": "id", "price": "Preis", "attributes": "x"}
         notes = {note.name: note.text for note in listings.notes}
     assert notes == {
         "encoding": "UTF-8",
         "delimiter": "semicolon",
-        "quotation": "RFC 4180",
-        "decimal sign": "comma: 1 prices show it, none the other",
+        "quoting": "RFC 4180",
+        "decimal separator": "comma: 1 prices show it, none the other",
         "currency": "the sign or code in the cell, else that of the market",
         "platform": "laden",
         "market": "DE",
     }
 
 
-def test_standard_input_is_read_twice_from_a_private_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read_again_from_a_private_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f.csv"
     path.write_text("id,title\n1,a\n")
     with path.open(encoding="utf-8") as file:
         monkeypatch.setattr("sys.stdin", file)
         with open_import("-", SHOP) as listings:
-            assert len(list(listings.lines())) == len(list(listings.lines())) == 1
+            assert len(list(listings.read())) == len(list(listings.read())) == 1
             assert listings.name == "standard input"
 
 
 def large_file(path: Path, rows: int) -> None:
-    """A file with the columns, quotation and length of a shop's export."""
+    """A file with the columns, quoting and length of a shop's export."""
     pick = random.Random(1)
     text = "A warm lamp, wired for 230 V. " * 10 + "\nSecond line é"
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -84,14 +84,14 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         large_file(tmp_path / "f.csv", rows)
         tracemalloc.start()
         with open_import(str(tmp_path / "f.csv"), SHOP) as listings:
-            for _ in listings.lines():
+            for _ in listings.read():
                 pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 8 * 2**20  # caches of 65,536 prices; the file grows by more than 6 MB
 
 
-def test_both_readings_of_a_row_cost_less_than_25_times_the_csv_module(tmp_path: Path) -> None:
+def test_all_readings_of_a_row_cost_less_than_25_times_the_csv_module(tmp_path: Path) -> None:
     """On the machine of docs/performance.md, 20,000 rows a second are 25 times the floor."""
     path = tmp_path / "f.csv"
     large_file(path, 10_000)
@@ -103,7 +103,7 @@ def test_both_readings_of_a_row_cost_less_than_25_times_the_csv_module(tmp_path:
         floor = time.process_time() - began
         began = time.process_time()
         with open_import(str(path), SHOP) as listings:
-            items = sum(isinstance(line, Line) for line in listings.lines())
+            items = sum(isinstance(line, Listing) for line in listings.read())
         ratios.append((time.process_time() - began) / floor)
     assert items == rows - 1 == 10_000
     assert min(ratios) < 25

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from piepowder.imports.lines import Line, Refusal
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
+from piepowder.imports.rows import Listing, Refusal
 from services.intake.items.handlers import ItemIntake
 from shared.validation.faults import InputRejected
 from tests.conftest import project_root
@@ -55,8 +55,8 @@ def intake() -> ItemIntake:
 
 def rows_of(path: Path, options: FileOptions) -> tuple[list[dict[str, Any]], list[Refusal]]:
     with open_import(str(path), options) as listings:
-        found = list(listings.lines())
-    items = [msgspec.json.decode(line.body) for line in found if isinstance(line, Line)]
+        found = list(listings.read())
+    items = [msgspec.json.decode(line.body) for line in found if isinstance(line, Listing)]
     return items, [line for line in found if isinstance(line, Refusal)]
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from piepowder.imports.cells import Moment, Number
-from piepowder.imports.money import Price, PriceReader
-from piepowder.imports.options import FileOptions
+from piepowder.imports.file_options import FileOptions
+from piepowder.imports.money import Price, read_price
+from piepowder.imports.rows import DateText, Number
 from tests.support.listing_files import imported
 
 CERTAIN = [
@@ -89,7 +89,7 @@ REFUSED = [
 
 
 def read(text: str, market: str = "US", decimal: str | None = None, default: str = "") -> Price:
-    return PriceReader(decimal, default).read(text, "", (market,))
+    return read_price(text, "", (market,), decimal, default)
 
 
 @pytest.mark.parametrize(("text", "market", "minor", "currency"), CERTAIN)
@@ -107,13 +107,13 @@ def test_a_price_with_no_or_several_readings_is_refused(text: str, market: str, 
     ("text", "decimal", "minor"),
     [("1.500", ",", 150000), ("1.500", ".", 150), ("12,345", ".", 1234500), ("7", ",", 700)],
 )
-def test_the_stated_decimal_sign_decides_an_ambiguous_price(text: str, decimal: str, minor: int) -> None:
+def test_the_stated_decimal_separator_decides_an_ambiguous_price(text: str, decimal: str, minor: int) -> None:
     assert read(text, "US", decimal) == (minor, "USD")
 
 
 @pytest.mark.parametrize(("text", "decimal"), [("12.99", ","), ("12,99", "."), ("1,5", "."), ("1.2345,6", ",")])
-def test_a_price_that_contradicts_the_stated_decimal_sign_is_refused(text: str, decimal: str) -> None:
-    with pytest.raises(ValueError, match="with the decimal sign"):
+def test_a_price_that_contradicts_the_stated_decimal_separator_is_refused(text: str, decimal: str) -> None:
+    with pytest.raises(ValueError, match="with the decimal separator"):
         read(text, "US", decimal)
 
 
@@ -125,10 +125,9 @@ def test_a_sign_of_several_currencies_takes_the_default_only_if_it_is_one_of_the
 
 
 def test_the_currency_of_a_column_is_not_contradicted() -> None:
-    reader = PriceReader(None, "USD")
-    assert reader.read("$5", "CAD", ("US",)) == (500, "CAD")
+    assert read_price("$5", "CAD", ("US",), None, "USD") == (500, "CAD")
     with pytest.raises(ValueError, match="contradicts the currency EUR"):
-        reader.read("$5", "EUR", ("US",))
+        read_price("$5", "EUR", ("US",), None, "USD")
 
 
 def test_a_number_of_a_workbook_is_never_ambiguous_and_a_date_is_no_price() -> None:
@@ -136,7 +135,7 @@ def test_a_number_of_a_workbook_is_never_ambiguous_and_a_date_is_no_price() -> N
     assert read(Number("1500"), "DE") == (150000, "EUR")
     assert read(Number("12.5", "€"), "US") == (1250, "EUR")
     with pytest.raises(ValueError, match="is a date"):
-        read(Moment("2026-05-12"))
+        read(DateText("2026-05-12"))
 
 
 def test_the_column_as_a_whole_decides_an_ambiguous_price_and_says_so(tmp_path: Path) -> None:
@@ -144,13 +143,14 @@ def test_the_column_as_a_whole_decides_an_ambiguous_price_and_says_so(tmp_path: 
 
     assert [item["price"]["amount_minor"] for item in found.items] == [150_000, 1_250]
     assert (
-        found.notes["decimal sign"] == "comma: 1 prices show it, none the other; so 1 ambiguous ones are read with it"
+        found.notes["decimal separator"]
+        == "comma: 1 prices show it, none the other; so 1 ambiguous ones are read with it"
     )
 
 
-def test_a_column_with_both_decimal_signs_decides_nothing(tmp_path: Path) -> None:
+def test_a_column_with_both_decimal_separators_decides_nothing(tmp_path: Path) -> None:
     found = imported(tmp_path, "id;price\n1;1.500\n2;12,50\n3;12.50\n", FileOptions(platform="s", markets=["DE"]))
 
     assert [item["price"]["amount_minor"] for item in found.items] == [1_250, 1_250]
     assert "ambiguous" in found.refusals[0].detail
-    assert found.notes["decimal sign"] == "point and comma, as each price shows; 1 ambiguous ones are refused"
+    assert found.notes["decimal separator"] == "point and comma, as each price shows; 1 ambiguous ones are refused"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from piepowder.imports.options import FileOptions
+from piepowder.imports.file_options import FileOptions
 from shared.runtime.user_errors import UserError
 from tests.support.listing_files import GERMAN, Cell, CellValue, imported, workbook
 
@@ -95,3 +95,10 @@ def test_a_cell_behind_the_header_is_not_lost(tmp_path: Path) -> None:
 def test_a_damaged_sheet_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is damaged|is a damaged workbook"):
         imported(tmp_path, workbook({"A": [["id"], [Cell("#WHAT", kind="e")]]}), name="f.xlsx")
+
+
+def test_a_repeated_header_is_left_out_and_counted(tmp_path: Path) -> None:
+    rows: list[list[CellValue]] = [["id", "title"], [1, "x"], ["id", " title "], [2, "y"]]
+    found = imported(tmp_path, workbook({"A": rows}), name="f.xlsx")
+    assert [item["id"] for item in found.items] == ["1", "2"]
+    assert found.notes["left out"] == "1 rows that repeat the header"

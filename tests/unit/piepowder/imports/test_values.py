@@ -4,8 +4,10 @@ import msgspec
 import pytest
 
 from piepowder.imports import values
-from piepowder.imports.cells import Moment, Number
+from piepowder.imports.rows import DateText, Number
+from services.intake.items.domain.posts import MAX_BODY_BYTES
 from services.intake.items.handlers import ItemIntake
+from shared.validation import codes
 from shared.validation.faults import InputRejected
 from tests.support.intake_items import ANYONE, NOW, item_intake
 
@@ -84,12 +86,12 @@ A, B = "https://img.example/a.jpg", "https://img.example/b.jpg"
         ("HTTPS://IMG.example/A.jpg", ["HTTPS://IMG.example/A.jpg"]),
     ],
 )
-def test_addresses_are_separated_and_their_own_commas_are_kept(cell: str, found: list[str]) -> None:
+def test_urls_are_separated_and_their_own_commas_are_kept(cell: str, found: list[str]) -> None:
     assert values.media([cell]) == found
 
 
 @pytest.mark.parametrize("cell", ["a.jpg, b.jpg", "//img.example/a.jpg", f"{A}, b.jpg", "data:image/png;base64,AAAA"])
-def test_a_cell_with_another_text_than_addresses_is_refused(cell: str) -> None:
+def test_a_cell_with_another_text_than_urls_is_refused(cell: str) -> None:
     with pytest.raises(ValueError, match=r"http|inline picture"):
         values.media([cell])
 
@@ -97,7 +99,7 @@ def test_a_cell_with_another_text_than_addresses_is_refused(cell: str) -> None:
 def test_an_id_keeps_its_zeros_and_a_damaged_one_is_refused() -> None:
     assert [values.identifier(text) for text in ("0012", '="0012"', "12E45")] == ["0012", "0012", "12E45"]
     assert values.identifier(Number("1001")) == "1001"
-    for damaged in ("4.00638E+12", Number("12345678901234567000"), Moment("2026-01-02")):
+    for damaged in ("4.00638E+12", Number("12345678901234567000"), DateText("2026-01-02")):
         with pytest.raises(ValueError, match=r"shortened|15 digits|date"):
             values.identifier(damaged)
 
@@ -133,20 +135,19 @@ def accepts(intake: ItemIntake, **fields: object) -> bool:
     return True
 
 
-@pytest.mark.parametrize("field", [field for field in values.LIMITS if not field.startswith("seller.")])
-def test_the_limits_of_texts_are_those_of_intake(intake: ItemIntake, field: str) -> None:
-    limit = values.LIMITS[field]
-    assert accepts(intake, **{field: "x" * limit})
-    assert not accepts(intake, **{field: "x" * (limit + 1)})
-
-
 def test_the_other_limits_are_those_of_intake(intake: ItemIntake) -> None:
+    assert values.MAX_BODY == MAX_BODY_BYTES
     assert accepts(intake, attributes={"a": "x" * values.MAX_ATTRIBUTE})
     assert not accepts(intake, attributes={"a": "x" * (values.MAX_ATTRIBUTE + 1)})
     assert not accepts(intake, attributes={f"a{n}": "x" for n in range(values.MAX_ATTRIBUTES + 1)})
     assert not accepts(intake, media=[f"{A}?{n}" for n in range(values.MAX_MEDIA + 1)])
     assert not accepts(intake, media=[A + "x" * values.MAX_URL])
     assert not accepts(intake, version=values.MAX_VERSION + 1)
+    countries = sorted(codes.load().countries)[: values.MAX_MARKETS + 1]
+    assert not accepts(intake, markets=countries)
+    assert values.markets(" ".join(countries[:-1])) == tuple(countries[:-1])
+    with pytest.raises(ValueError, match="51 markets"):
+        values.markets(" ".join(countries))
     assert accepts(intake, category="/".join("x" * values.MAX_CATEGORY_LEVELS))
     assert not accepts(intake, category="/".join("x" * (values.MAX_CATEGORY_LEVELS + 1)))
 

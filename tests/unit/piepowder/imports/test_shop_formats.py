@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from piepowder.imports.options import FileOptions
+from piepowder.imports.file_options import FileOptions
 from services.intake.items.handlers import ItemIntake
 from tests.support.intake_items import ANYONE, NOW, item_intake
 from tests.support.listing_files import GERMAN, SHOP, Cell, CellValue, imported, workbook
@@ -151,7 +151,7 @@ def test_a_shopify_export_has_one_listing_for_each_variant_with_the_texts_and_pi
             },
         },
     ]
-    assert found.notes["profile"] == "Shopify"
+    assert found.notes["shop format"] == "Shopify"
     assert found.mapping["id"] == "Handle"
     assert found.mapping["price"] == "Variant Price"
 
@@ -253,7 +253,7 @@ def test_a_woocommerce_export_is_read_with_its_escapes(intake: ItemIntake, tmp_p
             "attributes": {"type": "variation", "sku": "hoodie-blue", "sale_price": "39.95", "parent": "id:44"},
         },
     ]
-    assert found.notes["profile"] == "WooCommerce"
+    assert found.notes["shop format"] == "WooCommerce"
     assert found.mapping["price"] == "Regular price"
 
 
@@ -305,7 +305,7 @@ def test_an_etsy_export_is_read_with_its_currency_and_numbered_pictures(intake: 
             "variation_1_values": "42 cm,45 cm",
         },
     }
-    assert found.notes["profile"] == "Etsy"
+    assert found.notes["shop format"] == "Etsy"
 
 
 def test_an_etsy_export_without_stock_numbers_is_numbered_only_if_asked(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_an_etsy_export_without_stock_numbers_is_numbered_only_if_asked(tmp_path
     assert [refusal.detail for refusal in refused.refusals] == ["the item's id (column 'SKU') is empty"] * 2
     assert refused.notes["no id"].startswith("2 rows")
     assert [item["id"] for item in numbered.items] == ["1", "2"]
-    assert numbered.mapping["id"] == "the number of the row"
+    assert numbered.mapping["id"] == "the position of the listing in the file (1, 2, …), not its line"
 
 
 AMAZON = (
@@ -381,8 +381,8 @@ def test_an_amazon_listings_report_is_read_with_its_quotation_marks_and_types_of
             "attributes": {"product-id": "B000051ZOB", "product-id-type": "1"},
         },
     ]
-    assert found.notes["profile"] == "Amazon listings report"
-    assert found.notes["quotation"].startswith("kept as written")
+    assert found.notes["shop format"] == "Amazon listings report"
+    assert found.notes["quoting"].startswith("kept as written")
 
 
 def test_an_amazon_inventory_file_is_read_below_its_two_title_rows(tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ def test_a_google_feed_in_tsv_is_read_with_spaces_in_its_names(intake: ItemIntak
     accept(intake, found.items)
     assert found.item["media"] == [f"https://i.example/{n}.jpg" for n in (1, 2, 3)]
     assert found.item["price"] == {"amount_minor": 129_900, "currency": "EUR"}
-    assert found.notes["profile"] == "Google product feed"
+    assert found.notes["shop format"] == "Google product feed"
 
 
 GERMAN_HEADER = [

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from piepowder.imports.lenience import without_faulty_fields
-from piepowder.imports.lines import Line
+from piepowder.imports.rows import Listing
+from piepowder.lenience import without_faulty_fields
 
 ITEM = {
     "platform": "shop",
@@ -18,8 +18,8 @@ ITEM = {
 }
 
 
-def line(**fields: object) -> Line:
-    return Line(7, msgspec.json.encode(ITEM | fields))
+def line(**fields: object) -> Listing:
+    return Listing(7, msgspec.json.encode(ITEM | fields))
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,13 @@ def test_a_field_that_the_item_does_not_have_cannot_be_left_out() -> None:
 
 def test_a_text_that_is_not_an_object_stays_as_it_is() -> None:
     for body in (b"[1]", b"{broken", b"\xff"):
-        assert without_faulty_fields(Line(1, body), [{"pointer": "/title", "detail": "x"}]) is None
+        assert without_faulty_fields(Listing(1, body), [{"pointer": "/title", "detail": "x"}]) is None
+
+
+def test_one_member_of_a_seller_is_left_out_but_not_its_id() -> None:
+    seller = {"id": "s1", "name": "Max", "country": "XX"}
+    for pointer, left in (("/seller/country", {"id": "s1", "name": "Max"}), ("/seller/id", None)):
+        repaired = without_faulty_fields(line(seller=seller), [{"pointer": pointer, "detail": "wrong"}])
+        assert repaired is not None
+        assert msgspec.json.decode(repaired.body).get("seller") == left
+        assert repaired.omitted == ((pointer[1:].replace("/", "."), f"{pointer}: wrong"),)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from piepowder import console_output
+from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.options import FileOptions
-from piepowder.imports.preview import require_confirmation, show_preview
+from piepowder.submission_preview import require_confirmation, show_preview
 from shared.runtime.user_errors import UserError
 
 OPTIONS = FileOptions(platform="shop", markets=["PL"])
@@ -27,7 +27,7 @@ def test_on_a_terminal_the_guess_is_used_after_a_yes(file: str, monkeypatch: pyt
     monkeypatch.setattr(console_output.console, "_force_terminal", True)
     monkeypatch.setattr(builtins, "input", lambda _: answer)
     with open_import(file, OPTIONS) as listings:
-        require_confirmation(listings, OPTIONS)
+        require_confirmation(listings)
 
 
 @pytest.mark.parametrize("answer", ["", "n", "q", "yess", "\x1b"])
@@ -36,7 +36,17 @@ def test_on_a_terminal_any_other_answer_sends_nothing(file: str, monkeypatch: py
     monkeypatch.setattr(console_output.console, "_force_terminal", True)
     monkeypatch.setattr(builtins, "input", lambda _: answer)
     with open_import(file, OPTIONS) as listings, pytest.raises(UserError, match=r"Nothing was sent\. .*--encoding"):
-        require_confirmation(listings, OPTIONS)
+        require_confirmation(listings)
+
+
+def test_an_item_with_fields_of_wrong_types_is_shown_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "f.ndjson"
+    path.write_bytes(b'{"platform":"a","id":17,"price":512,"media":88}\n{"platform":"a","id":"2","price":{}}\n')
+    with open_import(str(path), OPTIONS) as listings:
+        show_preview(listings)
+    assert {"17", "512", "88"} <= set(capsys.readouterr().out.split())
 
 
 def test_control_characters_of_a_listing_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,155 @@
+"""Items from the rows of a table. A cell without a field becomes an attribute; nothing is lost silently."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from piepowder.imports import currencies, shop_formats, values
+from piepowder.imports.columns import ColumnMapping, attribute_name
+from piepowder.imports.fields import FIELDS
+from piepowder.imports.file_options import FileOptions
+from piepowder.imports.money import read_price
+from piepowder.imports.rows import BLANKS, Listing, OmittedField, Refusal, TableRow
+
+_encode: Final = msgspec.json.Encoder(enc_hook=str).encode  # the cells of typed sources are subclasses of str
+
+
+class ItemBuilder:
+    """Builds the items of a table. `decimal` is the decided decimal separator, None if each price must show it."""
+
+    def __init__(
+        self,
+        options: FileOptions,
+        mapping: ColumnMapping,
+        header: Sequence[str],
+        *,
+        platform: str,
+        decimal: str | None,
+        shop: shop_formats.ShopFormat | None,
+    ) -> None:
+        self._options = options
+        self._mapping = mapping
+        self._header = header
+        self._decimal = decimal
+        self._unescape = None if shop is None else shop.unescape
+        self._start: dict[str, Any] = {"platform": platform, "kind": options.kind, "markets": options.default_markets}
+        if options.language is not None:
+            self._start["language"] = options.language
+        self._single = [(field, columns[0]) for field, columns in mapping.fields.items() if field != "media"]
+        self._media = mapping.fields.get("media", [])
+        self._gtin_type = shop_formats.gtin_type_column(header, mapping.column("gtin"))
+
+    def listing(self, row: TableRow, position: int) -> Listing | Refusal:
+        """The item of a row, or its refusal. `position` is that of the row among the listings of the file, from 1."""
+        omitted: list[OmittedField] = []
+        try:
+            body = _encode(self._item(row.cells, position, omitted))
+            if len(body) > values.MAX_BODY:
+                raise ValueError(f"the item has {len(body):,} bytes; at most {values.MAX_BODY:,} are allowed")
+        except UnicodeEncodeError:
+            return Refusal(row.number, 0, self._undecodable(row.cells))
+        except ValueError as error:
+            return Refusal(row.number, 0, str(error))
+        return Listing(row.number, body, tuple(omitted))
+
+    def _item(self, cells: Sequence[str], position: int, omitted: list[OmittedField]) -> dict[str, Any]:
+        texts = {field: text for field, at in self._single if (text := self._text(field, cells[at]))}
+        item = dict(self._start)
+        attributes: dict[str, str] = {}
+        if self._options.number_rows:
+            item["id"] = str(position)
+        elif "id" not in texts:
+            at = self._mapping.column("id") or 0
+            raise ValueError(f"the item's id (column {self._header[at]!r}) is empty")
+        if "gtin" in texts and self._gtin_type is not None and not shop_formats.is_gtin_type(cells[self._gtin_type]):
+            attributes[attribute_name(self._header[self._mapping.fields["gtin"][0]])] = texts.pop("gtin")
+        if "seller.id" not in texts:  # a seller without an id is no seller: its cells are attributes
+            for field in ("seller.name", "seller.country"):
+                if field in texts:
+                    attributes[field.replace(".", "_")] = texts.pop(field)
+        price, code = texts.pop("price", None), texts.pop("currency", "")
+        for field, text in texts.items():
+            try:
+                self._set(item, field, text)
+            except ValueError as error:
+                self._omit(field, self._fault(field, error), omitted)
+        if price is not None:
+            self._add_price(item, price, code, omitted)
+        self._add_media(item, cells, omitted)
+        self._add_attributes(attributes, cells, omitted)
+        seller = item.get("seller")
+        if seller is not None and "id" not in seller:  # its id was omitted
+            attributes |= {f"seller_{member}": text for member, text in item.pop("seller").items()}
+        if attributes:
+            item["attributes"] = attributes
+        return item
+
+    def _text(self, field: str, cell: str) -> str:
+        text = cell.strip(BLANKS) if type(cell) is str else cell
+        return text if self._unescape is None else self._unescape(field, text)
+
+    def _set(self, item: dict[str, Any], field: str, text: str) -> None:
+        _, limit, read, _ = FIELDS[field]
+        values.check_text(text, limit)
+        value = read(text)
+        if value is None:
+            return
+        parent, point, member = field.partition(".")
+        if point:
+            item.setdefault(parent, {})[member] = value
+        else:
+            item[field] = value
+
+    def _add_price(self, item: dict[str, Any], text: str, code: str, omitted: list[OmittedField]) -> None:
+        faulty = "currency"
+        try:
+            column = currencies.code(code) if code else self._mapping.price_currency
+            faulty = "price"
+            price = read_price(text, column, item["markets"], self._decimal, self._options.currency or "")
+        except ValueError as error:
+            self._omit("price", self._fault(faulty, error), omitted)  # without its currency, the amount has no meaning
+            return
+        item["price"] = {"amount_minor": price.amount_minor, "currency": price.currency}
+
+    def _add_media(self, item: dict[str, Any], cells: Sequence[str], omitted: list[OmittedField]) -> None:
+        try:
+            media = values.media([cells[at] for at in self._media if cells[at]])
+        except ValueError as error:
+            self._omit("media", self._fault("media", error), omitted)
+            return
+        if media:
+            item["media"] = media
+
+    def _add_attributes(self, attributes: dict[str, str], cells: Sequence[str], omitted: list[OmittedField]) -> None:
+        for at, name in self._mapping.attributes.items():
+            text = self._text(name, cells[at])
+            if not text:
+                continue
+            try:
+                values.check_text(text, values.MAX_ATTRIBUTE)
+                if len(attributes) == values.MAX_ATTRIBUTES:
+                    raise ValueError(f"more than {values.MAX_ATTRIBUTES} attributes")
+                attributes[name] = text
+            except ValueError as error:
+                self._omit(f"attributes.{name}", f"attribute {name}: {error}", omitted)
+
+    def _fault(self, field: str, error: ValueError) -> str:
+        at = self._mapping.column(field)
+        column = f" (column {self._header[at]!r})" if at is not None else ""
+        return f"{field}{column}: {error}"
+
+    def _omit(self, field: str, fault: str, omitted: list[OmittedField]) -> None:
+        """Leave out a faulty optional field, or refuse the listing."""
+        if not self._options.lenient or (field in FIELDS and FIELDS[field].is_required):
+            raise ValueError(fault)
+        omitted.append(OmittedField(field, fault))
+
+    def _undecodable(self, cells: Sequence[str]) -> str:
+        for at, cell in enumerate(cells):
+            try:
+                cell.encode()
+            except UnicodeEncodeError as error:
+                byte = ord(cell[error.start]) - 0xDC00
+                return f"column {self._header[at]!r}: the byte 0x{byte:02X} is not valid in the encoding of the file"
+        raise AssertionError("a cell could not be encoded")
