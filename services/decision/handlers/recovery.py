@@ -81,13 +81,12 @@ class GatePort(Protocol):
     @property
     def is_checked(self) -> bool: ...
 
+    @property
+    def last(self) -> RecoveryState | None: ...
+
     def suspend(self) -> None: ...
 
     def pass_on(self, state: RecoveryState) -> None: ...
-
-    def has_changed(self, state: RecoveryState) -> bool: ...
-
-    def has_gone_back(self, state: RecoveryState) -> bool: ...
 
 
 class Sources(NamedTuple):
@@ -144,8 +143,10 @@ class RecoverCases:
 
     async def step(self) -> bool:
         """Look at the database, and recover it if necessary; True if claims, decisions and the relay are open."""
+        last = self._gate.last  # before the statement: another connection may get a later state first
         state = await self._store.state()
-        if not (self._gate.is_checked and state.is_open and not self._gate.has_changed(state)):
+        is_current = last is not None and not state.has_changed_since(last)
+        if not (self._gate.is_checked and state.is_open and is_current):
             async with self._store.exclusively() as is_alone:
                 if not is_alone:
                     self._report("another process of the region recovers the database")
@@ -157,10 +158,12 @@ class RecoverCases:
         return True
 
     async def _recover(self) -> bool:
+        last = self._gate.last  # before the statement, as in `step`
         state = await self._store.state()
+        has_gone_back = last is not None and state.has_gone_back_since(last)
         is_another = not (state.is_open or state.is_read) and (state.opened_for or state.read_for) is not None
         is_older = not self._gate.is_checked and state.is_open and await self._is_behind()
-        if is_another or is_older or self._gate.has_gone_back(state):
+        if is_another or is_older or has_gone_back:
             log.warning("the database was restored, or it is another one: claims and the relay are closed")
             self._report("the database was restored, and is compared with the events that the service has published")
             await self._store.set_incomplete()

@@ -49,6 +49,12 @@ class Gate:
         """True after `pass_on`, until `suspend`. The gate is then open if the row says so."""
         return self._checked
 
+    @property
+    def last(self) -> RecoveryState | None:
+        """The latest state that this process has seen. To compare a state with it, take it before the statement that
+        reads the state."""
+        return self._state
+
     def suspend(self) -> None:
         """Close until the database is checked."""
         self._checked = False
@@ -56,16 +62,6 @@ class Gate:
     def pass_on(self, state: RecoveryState) -> None:
         """Let the row of this database decide."""
         self._checked, self._state = True, state
-
-    def has_changed(self, state: RecoveryState) -> bool:
-        """True if the database has gone back, or another process has recovered it."""
-        last = self._state
-        return last is None or _differs(last, state)
-
-    def has_gone_back(self, state: RecoveryState) -> bool:
-        """True if the same database had a later content before, and no other process has recovered it."""
-        last = self._state
-        return last is not None and state.written < last.written and state.incarnation <= last.incarnation
 
     async def may_publish(self, connection: Connection) -> bool:
         """True if the relay may publish the outbox of this connection's database."""
@@ -91,7 +87,7 @@ class Gate:
         if not self._checked or last is None:
             return None
         state = await read_state(connection)
-        if _differs(last, state):
+        if state.has_changed_since(last):
             self.suspend()
             return None
         if self.is_checked and state.written >= self._written():
@@ -100,10 +96,6 @@ class Gate:
 
     def _written(self) -> int:
         return -1 if self._state is None else self._state.written
-
-
-def _differs(last: RecoveryState, state: RecoveryState) -> bool:
-    return state.written < last.written or state.incarnation != last.incarnation
 
 
 _RETRY_SECONDS: Final = 5
