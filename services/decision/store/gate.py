@@ -23,14 +23,20 @@ IDENTITY: Final = """(SELECT system_identifier FROM pg_control_system()) || '/'
     || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/'
     || (SELECT oid FROM pg_database WHERE datname = current_database()) || '/' || 'recovery'::regclass::oid"""
 
+# The subquery takes the lock ROW SHARE on the table until the transaction ends, without a lock on the row. PostgreSQL
+# takes it before the snapshot of the statement: a statement that had to wait for `set_incomplete` reads its result.
 _STATE: Final = f"""
+WITH gate AS (SELECT FROM recovery WHERE false FOR KEY SHARE)
 SELECT incarnation, is_incomplete, {IDENTITY} AS identity, read_for, opened_for, last_value,
        EXISTS (SELECT FROM events_without_case)
 FROM recovery, outbox_id_seq"""  # noqa: S608 - constants
 
 
 async def read_state(connection: Connection) -> RecoveryState:
-    """The state of the connection's database; raises Transient for a database without one."""
+    """The state of the connection's database; raises Transient for a database without one.
+
+    It cannot become incomplete before the transaction ends (`RecoveryStore.set_incomplete` waits).
+    """
     row = await connection.fetchrow(_STATE)
     if row is None:
         raise Transient("The database has no row `recovery`: restore it again.")

@@ -8,8 +8,9 @@ import pytest
 from aiokafka import TopicPartition
 
 from services.decision.domain.recovery import RecoveryState
-from services.decision.handlers.recovery import RecoverCases, RecoveryPort, Sources
+from services.decision.handlers.recovery import RecoverCases, RecoveryPort, Sources, is_behind
 from services.decision.store.gate import Gate
+from shared.kafka.gaps import DELETED, Gap
 from shared.kafka.producer import LocatingProducer
 from shared.kafka.stored_positions import StoredPosition
 from shared.runtime.clock import SystemClock
@@ -128,3 +129,25 @@ async def test_a_database_that_went_back_is_a_restore() -> None:
     with pytest.raises(AssertionError, match="a restore was declared"):
         await recovery(store, gate, Readiness("decision")).step()
     assert store.is_incomplete
+
+
+@pytest.mark.parametrize(
+    ("position", "end", "expected"),
+    [
+        (StoredPosition(9, "id"), None, False),  # as always
+        (StoredPosition(8, "id"), None, True),
+        (None, None, True),
+        (StoredPosition(8, "id", behind_until=-9), None, False),  # an operator has reset the group
+        (StoredPosition(8, "id", behind_until=-8), None, True),
+        (StoredPosition(4, "id", Gap(DELETED, 4, 7)), 9, False),  # stopped when the incarnation began
+        (StoredPosition(4, "id"), 12, False),  # not stopped any more, and not read to the end yet
+        (StoredPosition(4, "id", Gap(DELETED, 4, 7)), 8, True),  # another restore since
+    ],
+)
+def test_records_that_the_incarnation_does_not_wait_for_are_no_sign_of_a_restore(
+    position: StoredPosition | None, end: int | None, *, expected: bool
+) -> None:
+    cases, other = TopicPartition("cases", 3), TopicPartition("cases", 4)
+    stored = {other: StoredPosition(5, "id")} | ({} if position is None else {cases: position})
+    ends = {4: 5} | ({} if end is None else {3: end})
+    assert is_behind({cases: 9, other: 5}, stored, ends) is expected
