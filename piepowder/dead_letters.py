@@ -297,13 +297,21 @@ def replay_record(letter: OpenLetter, stored: RawRecord, copy: ReplayMark) -> Re
 def obstacle(unit: ReplayUnit, partitions: Mapping[str, int], control: str) -> str | None:
     """The reason why a unit cannot be replayed, None when it can.
 
-    `partitions` is the number of partitions of each topic that accepts copies.
+    `partitions` is the number of partitions, on the region's cluster, of each topic that accepts copies.
     """
     letter = unit.letters[0]
     if letter.unread:
         return "the Kafka client cannot read it: only its original topic has its content"
     if letter.id.topic == control:
         return "its old content would come into force again: reset the group to its first offset instead"
-    if letter.id.partition >= partitions.get(letter.id.topic, 0):
-        return "it names a partition that this region does not have"
+    return no_place(letter, partitions)
+
+
+def no_place(letter: OpenLetter, partitions: Mapping[str, int]) -> str | None:
+    """The reason why a letter's partition cannot receive a copy, None when it can; `partitions` as in `obstacle`."""
+    topic, partition = letter.id.topic, letter.id.partition
+    if topic not in partitions:
+        return f"{topic} is not a topic of this region that accepts copies, or its cluster does not have it"
+    if partition >= partitions[topic]:
+        return f"{topic} has {partitions[topic]} partitions, so there is no partition {partition}"
     return None

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from rich.text import Text
 
 from piepowder import console_output
@@ -27,6 +27,7 @@ from piepowder.dead_letters import (
     ReplayFilter,
     ReplayUnit,
     copies,
+    no_place,
     obstacle,
     portion,
     replay_record,
@@ -37,6 +38,7 @@ from piepowder.topic_reading import PATIENCE, new_consumer, read_to_end
 from shared.contracts import topics
 from shared.contracts.envelope import RecordId
 from shared.kafka import topic_admin
+from shared.kafka.client_protocol import partitions_of
 from shared.kafka.closing import close
 from shared.kafka.dead_letters import discarded_letter, original_headers
 from shared.kafka.discards import Discard, discard_entry, discard_event
@@ -100,6 +102,53 @@ class DiscardRequest(NamedTuple):
         return {letter.id: Discard(self.by, self.why, at, letter.reason) for letter in letters}
 
 
+class DiscardPlan(NamedTuple):
+    """The steps of a discard.
+
+    `alone`: the letters that the command closes.
+    `chains`: the units whose copies are sent, and `discards`: the discards that these copies carry.
+    `blocked`: the units that are not changed, with the reason.
+    """
+
+    alone: list[OpenLetter]
+    chains: list[ReplayUnit]
+    discards: dict[DeadLetterId, Discard]
+    blocked: list[tuple[ReplayUnit, str]]
+
+
+def plan_discard(
+    selected: Sequence[ReplayUnit],
+    selection: ReplayFilter,
+    request: DiscardRequest,
+    *,
+    region: str,
+    at: str,
+    partitions: Mapping[str, int],
+) -> DiscardPlan:
+    """The steps that discard what a filter selects, and nothing else.
+
+    A record that waits behind one that is not selected is not discarded, because its key stays parked. A record with
+    others behind it is not discarded if these can neither be replayed nor were requested. `partitions` is as in
+    `obstacle`.
+    """
+    plan = DiscardPlan([], [], {}, [])
+    for unit in selected:
+        first = unit.letters[0]
+        missing = no_place(first, partitions)
+        if not selection.matches_first(unit, region):
+            if selection.id is not None:
+                plan.blocked.append((unit, f"it waits behind {first.id}: replay or discard that record first"))
+        elif first.in_chain and missing is None:
+            plan.chains.append(unit)
+            plan.discards.update(request.of(unit, at))
+        elif len(unit.letters) == len(request.of(unit, at)):
+            plan.alone.extend(unit.letters)
+        else:
+            reason = f"the records behind it cannot be replayed ({missing}): --with-waiting discards them, too"
+            plan.blocked.append((unit, reason))
+    return plan
+
+
 class _Sent(NamedTuple):
     """A unit whose copies were sent, and the letter that stays dead-lettered on request."""
 
@@ -117,11 +166,8 @@ class RegionReplay:
         self._letters, self._parked = topics.deadletters(region), topics.parked(region)
         self._producer = KafkaProducer(bootstrap, client_id=_CLIENT, max_bytes=5 * 2**20)
         self._consumer = new_consumer(bootstrap, _CLIENT, self._letters, self._parked)
-        self._partitions = {
-            spec.name: spec.partitions
-            for spec in topic_admin.expand(topic_admin.load(), [region])
-            if spec.name not in (topics.CONTROL, self._parked)
-        }
+        names = {spec.name for spec in topic_admin.expand(topic_admin.load(), [region])}
+        self._topics = names - {topics.CONTROL, self._parked}
 
     async def __aenter__(self) -> Self:
         try:
@@ -169,8 +215,9 @@ class RegionReplay:
         """
         result = ReplayResult()
         units = []
+        partitions = await self._partitions(selected)
         for unit in selected:
-            reason = obstacle(unit, self._partitions, topics.CONTROL)
+            reason = obstacle(unit, partitions, topics.CONTROL)
             if reason is not None:
                 result.blocked.append((unit, reason))
             else:
@@ -181,25 +228,15 @@ class RegionReplay:
     async def discard(self, selection: ReplayFilter, request: DiscardRequest, *, wait: float) -> ReplayResult:
         """Discard the records that a filter selects, and replay those that wait behind them.
 
-        A record that waits behind one that is not selected is not discarded, because its key stays parked.
+        See `plan_discard` for the records that are not discarded.
         """
-        result = ReplayResult()
-        alone: list[OpenLetter] = []
-        chains: list[ReplayUnit] = []
-        discards: dict[DeadLetterId, Discard] = {}
         at = to_text(_clock.now())
-        for unit in self.selected(selection):
-            first = unit.letters[0]
-            if not selection.matches_first(unit, self.region):
-                if selection.id is not None:
-                    result.blocked.append((unit, f"it waits behind {first.id}: replay or discard that record first"))
-            elif first.in_chain and first.id.partition < self._partitions.get(first.id.topic, 0):
-                chains.append(unit)
-                discards |= request.of(unit, at)
-            else:
-                alone += unit.letters
-        await self._discard_alone(alone, request, at, result)
-        await self._replay(chains, result, wait=wait, discards=discards)
+        selected = self.selected(selection)
+        partitions = await self._partitions(selected)
+        plan = plan_discard(selected, selection, request, region=self.region, at=at, partitions=partitions)
+        result = ReplayResult(blocked=plan.blocked)
+        await self._discard_alone(plan.alone, request, at, result)
+        await self._replay(plan.chains, result, wait=wait, discards=plan.discards)
         return result
 
     async def _discard_alone(
@@ -281,6 +318,18 @@ class RegionReplay:
                 "Leave this record out: select others with --key.",
             ) from poison
         return sent
+
+    async def _partitions(self, units: Iterable[ReplayUnit]) -> dict[str, int]:
+        """The number of partitions of these units' topics on the cluster, of the topics that accept copies."""
+        found: dict[str, int] = {}
+        for topic in sorted(self._topics & {unit.lane.topic for unit in units}):
+            try:
+                found[topic] = len(await partitions_of(self._consumer, topic))
+            except UnknownTopicOrPartitionError:
+                continue
+            except (KafkaError, OSError) as error:
+                raise self._unavailable(error) from error
+        return found
 
     async def _stored(self, letters: Iterable[OpenLetter]) -> dict[tuple[TopicPartition, int], RawRecord]:
         """The stored records of dead letters, read in one pass from the first to the last."""

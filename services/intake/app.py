@@ -84,7 +84,7 @@ async def run(settings: Settings) -> bool:
         published.complete = True
         return intake.missing()
 
-    service.follow_control(apply, missing)
+    service.follow_control(apply, missing, intake.delete)
     app = service.app
     app.state.body_seconds = settings.idle_seconds
     items_api.available_submission.provide(app, submission)

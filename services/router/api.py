@@ -18,7 +18,7 @@ from services.router.control import ControlState
 from services.router.domain.differences import ControlDifference
 from services.router.domain.publication import INVALID_CONTROL, PolicySetContent
 from services.router.handlers.check import CheckPublication, TooManyChecks
-from services.router.handlers.publication import NotYetInForce, PublishControl
+from services.router.handlers.publication import ConflictingPublication, NotYetInForce, PublishControl
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.auth.refusals import RATE_LIMITED
@@ -37,6 +37,13 @@ NOT_YET_IN_FORCE: Final = ProblemType(
     503,
     "Published, but not yet in force here",
     "ps-2-5f4e3d2c1b0a reached Kafka but not this router within 10 s.",
+)
+
+PUBLICATION_CONFLICT: Final = ProblemType(
+    "publication-conflict",
+    409,
+    "Another publication came first",
+    "ps-2-5f4e3d2c1b0a did not come into force: another router has published at the same time.",
 )
 
 _MODEL_EXAMPLE: Final = {
@@ -227,8 +234,9 @@ async def show(_: Reader, control: TheControl) -> ControlView:
     " Content that equals the content in force is not published again. A region of the operating model in force can be"
     " left out only if it owns no market there and nothing waits in it any more: the errors name its unrouted"
     " submissions, parked keys and open cases. The response is sent when the publication is in force in this process."
-    " A body has at most 2 MiB.",
-    responses=problems(INVALID_REQUEST, INVALID_CONTROL, NOT_READY, NOT_YET_IN_FORCE),
+    " If another router has published at the same time, the first publication is in force everywhere, and the other one"
+    " gets 409: compare it with the parts in force, and send it again. A body has at most 2 MiB.",
+    responses=problems(INVALID_REQUEST, INVALID_CONTROL, PUBLICATION_CONFLICT, NOT_READY, NOT_YET_IN_FORCE),
     max_body_size=MAX_BYTES,
 )
 async def publish(
@@ -243,6 +251,8 @@ async def publish(
         model, policy_set = await publisher.publish(
             _regions(body.operating_model), _content(body.policy_set), by=caller.name
         )
+    except ConflictingPublication as error:
+        raise PUBLICATION_CONFLICT(str(error)) from error
     except NotYetInForce as error:
         raise NOT_YET_IN_FORCE(str(error), retry_after=2) from error
     return PublicationView.model_validate({"operating_model": model, "policy_set": policy_set}, from_attributes=True)

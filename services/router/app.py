@@ -46,7 +46,7 @@ async def run(settings: Settings) -> bool:
 
     service.follow_control(control.apply, on_caught_up, control.delete)
     try:
-        return await service.run(*(_routing_of(service, control, region) for region in service.regions))
+        return await service.run(publisher.run, *(_routing_of(service, control, region) for region in service.regions))
     finally:
         await drain.stop()
 

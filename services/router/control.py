@@ -3,7 +3,8 @@
 Both are records of the compacted control topic. Every router reads them from it, including the router that published
 them. A publication is checked as a whole before it is sent (`domain.publication`) and goes out in one batch, the
 operating model first. Between its two records, cases of a queue that no longer exists go to the default queue.
-Numbers only grow, so reading the topic again from its start brings no old record back into force. The submissions of a
+Numbers only grow, so reading the topic again from its start brings no old record back into force. If two routers
+publish different content under one number, the first record of the topic is in force everywhere. The submissions of a
 region that the model does not have are not read: they wait in their topic for a model that has the region.
 """
 
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from services.router.domain.publication import (
     CompilePolicySet,
+    ControlPart,
     ControlSnapshot,
     first_fault,
     operating_model_faults,
@@ -21,11 +23,17 @@ from services.router.domain.publication import (
 from services.router.domain.routing import InvalidConditions, OperatingModel, PolicySet, RulesInForce
 from shared.contracts.envelope import Event
 from shared.contracts.events import OperatingModelPublished, PolicySetPublished
+from shared.kafka.control import comes_into_force
 from shared.runtime import metrics
 from shared.runtime.errors import Poison, Transient
 
 OPERATING_MODEL: Final = "operating-model"
 POLICY_SET: Final = "policy-set"
+
+
+def entity_of(part: ControlPart) -> str:
+    """The subject of a part's records."""
+    return OPERATING_MODEL if isinstance(part, OperatingModelPublished) else POLICY_SET
 
 
 class ControlState:
@@ -42,6 +50,8 @@ class ControlState:
         self.compile_policy_set = compile_policy_set
         self._complete = asyncio.Event()
         self._changed = asyncio.Event()
+        self._outcomes: dict[str, bool] = {}
+        self._overtaken: set[str] = set()
 
     @property
     def snapshot(self) -> ControlSnapshot:
@@ -63,29 +73,58 @@ class ControlState:
         return self.operating_model is not None and region in self.operating_model.regions
 
     def apply(self, event: Event[Any]) -> None:
-        """Bring a record into force; for an invalid record, raise Poison and keep the previous record in force."""
+        """Bring a record into force; for an invalid record, raise Poison and keep the previous record in force.
+
+        A record with the number of the one in force and another id is invalid: another router was first.
+        """
         data = event.data
+        if not isinstance(data, OperatingModelPublished | PolicySetPublished):
+            return
+        try:
+            if comes_into_force(data, self.in_force(data), deleted=entity_of(data) in self.deleted):
+                self._bring_into_force(data)
+        finally:
+            self._note(data)
+
+    def in_force(self, part: ControlPart) -> ControlPart | None:
+        """The part in force of the same kind."""
+        model, policy_set = self.snapshot
+        return model if isinstance(part, OperatingModelPublished) else policy_set
+
+    def outcome(self, part: str) -> bool | None:
+        """True if the record with this id came into force, False if it did not, None if it was not read yet."""
+        return self._outcomes.get(part)
+
+    @property
+    def overtaken(self) -> list[ControlPart]:
+        """The parts in force after whose record the topic has one that came too late to come into force.
+
+        Compaction will keep only the last record, so the part in force must be sent again.
+        """
+        return [part for part in self.snapshot if part is not None and entity_of(part) in self._overtaken]
+
+    def _bring_into_force(self, data: ControlPart) -> None:
         if isinstance(data, OperatingModelPublished):
-            if self._is_old(OPERATING_MODEL, data.number, self.operating_model):
-                return
-            faults = operating_model_faults(data.regions)
-            if faults:
+            if faults := operating_model_faults(data.regions):
                 raise Poison(f"operating model {data.id}: {first_fault(faults)}")
             self.operating_model = OperatingModel(data)
-        elif isinstance(data, PolicySetPublished):
-            if self._is_old(POLICY_SET, data.number, self.policy_set):
-                return
-            faults = policy_set_faults(data)
-            if faults:
+        else:
+            if faults := policy_set_faults(data):
                 raise Poison(f"policy set {data.id}: {first_fault(faults)}")
             try:
                 self.policy_set = self.compile_policy_set(data)
             except (InvalidConditions, ValueError) as error:
                 raise Poison(f"policy set {data.id} does not compile here: {error}") from error
-        else:
-            return
-        self.deleted.discard(event.attributes.subject)
-        metrics.CONTROL_IN_FORCE.labels(event.attributes.subject).set(data.number)
+        self.deleted.discard(entity_of(data))
+        metrics.CONTROL_IN_FORCE.labels(entity_of(data)).set(data.number)
+
+    def _note(self, data: ControlPart) -> None:
+        current = self.in_force(data)
+        is_in_force = current is not None and current.id == data.id
+        self._outcomes.setdefault(data.id, is_in_force)
+        self._overtaken.discard(entity_of(data))
+        if current is not None and not is_in_force and data.number <= current.number:
+            self._overtaken.add(entity_of(data))
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -105,12 +144,9 @@ class ControlState:
         await self._complete.wait()
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds; it is evaluated after each change."""
+        """Wait until `condition` holds; it is evaluated after each record."""
         while not condition():
             await self._changed.wait()
-
-    def _is_old(self, entity: str, number: int, current: OperatingModel | PolicySet | None) -> bool:
-        return current is not None and number < current.published.number and entity not in self.deleted
 
     def _missing(self) -> str | None:
         parts = (("operating model", self.operating_model), ("policy set", self.policy_set))

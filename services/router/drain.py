@@ -2,7 +2,8 @@
 
 The stages are read in the order of an item's path. What passes a stage after it was read is therefore seen in the next
 one, and everything that was accepted before the first read is covered. An item that is accepted later is not: so a
-region must own no market before, and intake must have applied that model.
+region must own no market before, and every intake must have applied that model: the operator compares the numbers of
+its processes (docs/architecture/router.md), because the router does not know them.
 
 The decision service reports its own positions, because its committed offsets are only information: after a restore of
 its database, or a change by a tool, they are ahead of what it has stored. Its positions are read before the ends of the

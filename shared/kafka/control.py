@@ -4,13 +4,16 @@ The topic is compacted and small, so every process reads all of it at start, wit
 it. An unusable record leaves the previous configuration in force; it is counted and logged, and stays in the topic. The
 same holds for a deletion (a record without a value); but a process that starts later finds nothing, reports that, and
 is not ready.
+
+Operating models and policy sets are numbered. Every process brings the same record of each number into force
+(`comes_into_force`), because it decides by the order of the topic.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
@@ -32,6 +35,29 @@ _PORTION_RECORDS: Final = 100
 _FETCH_WAIT_MS: Final = 1_000  # of an idle reader: the broker returns a new record at once
 _LOGGED_REJECTIONS: Final = 20  # of a portion; the metric counts all
 _NAMED_DELETIONS: Final = 5
+
+
+class Numbered(Protocol):
+    """An operating model or a policy set. `id` is derived from the number and the content."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...
+
+
+def comes_into_force(new: Numbered, current: Numbered | None, *, deleted: bool) -> bool:
+    """True if a record comes into force in place of the current one; False if it is the same or an older one.
+
+    `deleted`: the current one was deleted from the topic, so a record with any number comes into force. Raises Poison
+    if two routers have published different content under one number: the first record in the topic stays in force.
+    """
+    if current is None or deleted or new.number > current.number:
+        return True
+    if new.number == current.number and new.id != current.id:
+        raise Poison(f"{current.id} was published first: two routers have published at the same time")
+    return False
 
 
 @dataclass(kw_only=True, eq=False)

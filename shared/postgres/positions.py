@@ -139,6 +139,24 @@ async def advance(connection: Connection, moves: Moves) -> None:
         await connection.execute(_PRUNE, moves.group, topics, partitions, expected)
 
 
+async def save(connection: Connection, group: str, changed: Mapping[TopicPartition, StoredPosition]) -> None:
+    """Store everything about these partitions, and the position itself only where none is stored."""
+    places = sorted(changed)
+    topics, partitions = [tp.topic for tp in places], [tp.partition for tp in places]
+    about = [changed[tp] for tp in places]
+    gaps = [each.gap or (None, None, None) for each in about]
+    await connection.execute(_FIRST, group, topics, partitions, [each.position for each in about])
+    await connection.execute(
+        _SAVE_SOURCES,
+        group,
+        topics,
+        partitions,
+        [each.topic_id for each in about],
+        *(list(column) for column in zip(*gaps, strict=True)),
+        [each.behind_until for each in about],
+    )
+
+
 class PositionTable:
     """The positions in a database: the `PositionStore` of the consumer loop."""
 
@@ -171,22 +189,9 @@ class PositionTable:
         return all(_is_at(stored.get(tp), log) for tp, log in ends.items())
 
     async def save(self, group: str, changed: Mapping[TopicPartition, StoredPosition]) -> None:
-        """Store everything about these partitions, and the position itself only where none is stored."""
-        places = sorted(changed)
-        topics, partitions = [tp.topic for tp in places], [tp.partition for tp in places]
-        about = [changed[tp] for tp in places]
-        gaps = [each.gap or (None, None, None) for each in about]
+        """`save` in a transaction of its own."""
         async with self._database.transaction() as connection:
-            await connection.execute(_FIRST, group, topics, partitions, [each.position for each in about])
-            await connection.execute(
-                _SAVE_SOURCES,
-                group,
-                topics,
-                partitions,
-                [each.topic_id for each in about],
-                *(list(column) for column in zip(*gaps, strict=True)),
-                [each.behind_until for each in about],
-            )
+            await save(connection, group, changed)
 
     async def advance(self, moves: Moves) -> None:
         """Store these moves in a transaction of their own; raises PositionChangedError."""

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TypeAlias
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from services.router.control import ControlState
 from services.router.domain.publication import PolicySetContent
 from services.router.handlers import publication
-from services.router.handlers.publication import PublishControl
+from services.router.handlers.publication import ConflictingPublication, PublishControl
 from services.router.policies import compile_policy_set
 from shared.contracts.envelope import GLOBAL, decode
 from shared.kafka import control as control_reader
@@ -21,6 +21,7 @@ from shared.kafka.control import ControlReader
 from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.topic_admin import TopicSpec
 from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Poison
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import until_done
 from tests.support.router_samples import Progress, region, rule
@@ -44,7 +45,8 @@ class MemoryTopic:
 
 
 def apply(control: ControlState, r: Record) -> None:
-    control.apply(decode(r.headers, r.key, r.value, region=GLOBAL))
+    with suppress(Poison):
+        control.apply(decode(r.headers, r.key, r.value, region=GLOBAL))
 
 
 @pytest.fixture(params=["memory", "kafka"])
@@ -121,6 +123,29 @@ async def test_another_router_has_the_same_rules_in_force_and_continues_their_nu
             assert (same.changed, newer.number) == (False, 3)
             async with asyncio.timeout(60):
                 await control.wait_for(lambda: control.rules.policy_set.id == newer.id)
+
+
+async def test_of_two_routers_that_publish_at_the_same_time_one_is_first_for_all_processes(start: Start) -> None:
+    async with start() as (control, publisher), start() as (other, other_publisher):
+        await publisher.publish([region()], content("a"), by="test")
+        async with asyncio.timeout(60):
+            await other.wait_for(lambda: other.snapshot == control.snapshot)
+        results = await asyncio.gather(
+            publisher.publish(None, content("b"), by="test"),
+            other_publisher.publish(None, content("c"), by="other"),
+            return_exceptions=True,
+        )
+        [first] = [policy_set for _, policy_set in (result for result in results if isinstance(result, tuple))]
+        assert [type(result) for result in results if not isinstance(result, tuple)] == [ConflictingPublication]
+        assert first is not None
+        assert control.rules.policy_set.id == other.rules.policy_set.id == first.id
+        overtaken = await publisher.repair([])
+        assert [part.id for part in overtaken] == [first.id]
+        await publisher.repair(overtaken)
+        async with asyncio.timeout(60):
+            await other.wait_for(lambda: other.overtaken == [])
+        async with start() as (late, _):
+            assert late.rules.policy_set.id == first.id
 
 
 def content(name: str) -> PolicySetContent:

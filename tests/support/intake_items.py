@@ -12,11 +12,11 @@ NOW = "2026-05-01T09:30:00.000Z"
 ANYONE = Principal(name="shop", scopes=frozenset({"items:write"}))
 
 
-def model(*regions: tuple[str, list[str]]) -> OperatingModelPublished:
+def model(*regions: tuple[str, list[str]], number: int = 1) -> OperatingModelPublished:
     queue = Queue(id="q", service_level_minutes=60)
     return OperatingModelPublished(
-        id="om-1",
-        number=1,
+        id=f"om-{number}",
+        number=number,
         published_by="test",
         regions=[Region(id=name, markets=markets, queues=[queue], default_queue="q") for name, markets in regions],
     )

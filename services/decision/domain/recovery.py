@@ -61,6 +61,21 @@ class RecoveryState(NamedTuple):
     def is_open(self) -> bool:
         return self.opened_for == self.identity
 
+    def has_changed_since(self, last: "RecoveryState") -> bool:
+        """True if the database has gone back, or another process has recovered it.
+
+        `last` must have been known before the statement that read this state began: another connection may have read a
+        later state meanwhile, and the outbox's last id is visible before its transaction is committed.
+        """
+        return self.written < last.written or self.incarnation != last.incarnation
+
+    def has_gone_back_since(self, last: "RecoveryState") -> bool:
+        """True if the same database had a later content before, and no other process has recovered it.
+
+        For `last`, see `has_changed_since`.
+        """
+        return self.written < last.written and self.incarnation <= last.incarnation
+
 
 CaseEvent: TypeAlias = (
     events.CaseClaimed

@@ -9,6 +9,7 @@ from typing import Any, Final
 from services.decision.domain.reasons import ReasonCodes
 from shared.contracts.envelope import Event
 from shared.contracts.events import PolicySetPublished
+from shared.kafka.control import Numbered, comes_into_force
 
 _POLICY_SET: Final = "policy-set"
 
@@ -18,16 +19,19 @@ class ReasonsInForce:
 
     def __init__(self) -> None:
         self.codes: ReasonCodes | None = None
+        self._current: Numbered | None = None
         self._deleted = False
 
     def apply(self, event: Event[Any]) -> None:
-        """Bring a policy set into force, unless a later one is in force; other events change nothing."""
+        """Bring a policy set into force, unless a later one is in force; other events change nothing.
+
+        Raises Poison for another set with the number of the one in force.
+        """
         published = event.data
         if not isinstance(published, PolicySetPublished):
             return
-        if self.codes is not None and published.number < self.codes.number and not self._deleted:
-            return
-        self.codes, self._deleted = ReasonCodes(published), False
+        if comes_into_force(published, self._current, deleted=self._deleted):
+            self.codes, self._current, self._deleted = ReasonCodes(published), published, False
 
     def delete(self, entity: str) -> None:
         """Note that an entity was deleted from the topic: the set stays in force until one with any number comes."""

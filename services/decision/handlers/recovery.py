@@ -66,7 +66,9 @@ class RecoveryPort(Protocol):
 
     async def set_incomplete(self) -> None: ...
 
-    async def complete(
+    async def complete(self, incarnation: int, identity: str) -> None: ...
+
+    async def begin(
         self, incarnation: int, ends: Mapping[int, int], identity: str, group: str, appended: Sequence[Appended]
     ) -> None: ...
 
@@ -81,13 +83,12 @@ class GatePort(Protocol):
     @property
     def is_checked(self) -> bool: ...
 
+    @property
+    def last(self) -> RecoveryState | None: ...
+
     def suspend(self) -> None: ...
 
     def pass_on(self, state: RecoveryState) -> None: ...
-
-    def has_changed(self, state: RecoveryState) -> bool: ...
-
-    def has_gone_back(self, state: RecoveryState) -> bool: ...
 
 
 class Sources(NamedTuple):
@@ -144,8 +145,10 @@ class RecoverCases:
 
     async def step(self) -> bool:
         """Look at the database, and recover it if necessary; True if claims, decisions and the relay are open."""
+        last = self._gate.last  # before the statement: another connection may get a later state first
         state = await self._store.state()
-        if not (self._gate.is_checked and state.is_open and not self._gate.has_changed(state)):
+        is_current = last is not None and not state.has_changed_since(last)
+        if not (self._gate.is_checked and state.is_open and is_current):
             async with self._store.exclusively() as is_alone:
                 if not is_alone:
                     self._report("another process of the region recovers the database")
@@ -157,10 +160,12 @@ class RecoverCases:
         return True
 
     async def _recover(self) -> bool:
+        last = self._gate.last  # before the statement, as in `step`
         state = await self._store.state()
+        has_gone_back = last is not None and state.has_gone_back_since(last)
         is_another = not (state.is_open or state.is_read) and (state.opened_for or state.read_for) is not None
         is_older = not self._gate.is_checked and state.is_open and await self._is_behind()
-        if is_another or is_older or self._gate.has_gone_back(state):
+        if is_another or is_older or has_gone_back:
             log.warning("the database was restored, or it is another one: claims and the relay are closed")
             self._report("the database was restored, and is compared with the events that the service has published")
             await self._store.set_incomplete()
@@ -177,7 +182,7 @@ class RecoverCases:
         if begins:
             await self._begin(state.incarnation + 1, state.identity)
         elif not state.is_read:  # the first start with this database
-            await self._store.complete(state.incarnation, {}, state.identity, self._sources.relay_group, [])
+            await self._store.complete(state.incarnation, state.identity)
         state = await self._store.state()
         self._gate.pass_on(state)
         if state.is_open:
@@ -197,7 +202,7 @@ class RecoverCases:
         event = recovered_event(self._region, incarnation, to_text(self._clock.now()))
         encoded = encode(event.attributes, event.data)
         appended = await self._producer.append([record(topics.decisions(self._region), encoded)])
-        await self._store.complete(incarnation, ends, identity, self._sources.relay_group, appended)
+        await self._store.begin(incarnation, ends, identity, self._sources.relay_group, appended)
         log.warning("a new incarnation begins", extra={"incarnation": incarnation})
 
     async def _read_own_topic(self) -> None:
@@ -274,8 +279,10 @@ class RecoverCases:
     async def _is_behind(self) -> bool:
         """True if the group's committed offset in a partition of `cases` is larger than the stored position.
 
-        This is a sign of a restore. It is not one if an operator reset the group (`rereads`). An offset without the id
-        of the topic is ignored: a version that had no stored positions has committed it.
+        This is a sign of a restore. It is not one if an operator reset the group (`rereads`), or if the incarnation in
+        force began after the group had handled these records (`ends`): claims are open without them if the partition
+        is stopped, or was stopped then. An offset without the id of the topic is ignored: a version that had no stored
+        positions has committed it.
         """
         group = self._sources.group
         async with open_tail(
@@ -283,8 +290,7 @@ class RecoverCases:
         ) as cases:
             committed = await cases.handled(group)
             stored = await self._store.positions(group, committed)
-        found = {tp: stored.get(tp) or StoredPosition(0, "") for tp in committed}
-        return any(offset > found[tp].position and not found[tp].rereads(offset) for tp, offset in committed.items())
+        return is_behind(committed, stored, await self._store.ends())
 
     async def _left_to_read(self) -> str | None:
         """The number of records of `cases` to read before the gate opens, as a sentence; None if there are none."""
@@ -325,3 +331,18 @@ class RecoverCases:
 
     def _report(self, missing: str | None) -> None:
         self._readiness.set(_CONDITION, missing)
+
+
+def is_behind(
+    handled: Mapping[TopicPartition, int], stored: Mapping[TopicPartition, StoredPosition], ends: Mapping[int, int]
+) -> bool:
+    """True if a group has handled records of `cases` that its database does not have and does not wait for.
+
+    `handled` and `stored` are the group's offsets and its positions in the database; `ends` are the offsets, by
+    partition, at the beginning of the incarnation in force.
+    """
+    found = {tp: stored.get(tp) or StoredPosition(0, "") for tp in handled}
+    return any(
+        offset > max(found[tp].position, ends.get(tp.partition, 0)) and not found[tp].rereads(offset)
+        for tp, offset in handled.items()
+    )

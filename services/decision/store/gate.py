@@ -23,14 +23,20 @@ IDENTITY: Final = """(SELECT system_identifier FROM pg_control_system()) || '/'
     || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/'
     || (SELECT oid FROM pg_database WHERE datname = current_database()) || '/' || 'recovery'::regclass::oid"""
 
+# The subquery takes the lock ROW SHARE on the table until the transaction ends, without a lock on the row. PostgreSQL
+# takes it before the snapshot of the statement: a statement that had to wait for `set_incomplete` reads its result.
 _STATE: Final = f"""
+WITH gate AS (SELECT FROM recovery WHERE false FOR KEY SHARE)
 SELECT incarnation, is_incomplete, {IDENTITY} AS identity, read_for, opened_for, last_value,
        EXISTS (SELECT FROM events_without_case)
 FROM recovery, outbox_id_seq"""  # noqa: S608 - constants
 
 
 async def read_state(connection: Connection) -> RecoveryState:
-    """The state of the connection's database; raises Transient for a database without one."""
+    """The state of the connection's database; raises Transient for a database without one.
+
+    It cannot become incomplete before the transaction ends (`RecoveryStore.set_incomplete` waits).
+    """
     row = await connection.fetchrow(_STATE)
     if row is None:
         raise Transient("The database has no row `recovery`: restore it again.")
@@ -49,6 +55,12 @@ class Gate:
         """True after `pass_on`, until `suspend`. The gate is then open if the row says so."""
         return self._checked
 
+    @property
+    def last(self) -> RecoveryState | None:
+        """The latest state that this process has seen. To compare a state with it, take it before the statement that
+        reads the state."""
+        return self._state
+
     def suspend(self) -> None:
         """Close until the database is checked."""
         self._checked = False
@@ -56,16 +68,6 @@ class Gate:
     def pass_on(self, state: RecoveryState) -> None:
         """Let the row of this database decide."""
         self._checked, self._state = True, state
-
-    def has_changed(self, state: RecoveryState) -> bool:
-        """True if the database has gone back, or another process has recovered it."""
-        last = self._state
-        return last is None or _differs(last, state)
-
-    def has_gone_back(self, state: RecoveryState) -> bool:
-        """True if the same database had a later content before, and no other process has recovered it."""
-        last = self._state
-        return last is not None and state.written < last.written and state.incarnation <= last.incarnation
 
     async def may_publish(self, connection: Connection) -> bool:
         """True if the relay may publish the outbox of this connection's database."""
@@ -91,7 +93,7 @@ class Gate:
         if not self._checked or last is None:
             return None
         state = await read_state(connection)
-        if _differs(last, state):
+        if state.has_changed_since(last):
             self.suspend()
             return None
         if self.is_checked and state.written >= self._written():
@@ -100,10 +102,6 @@ class Gate:
 
     def _written(self) -> int:
         return -1 if self._state is None else self._state.written
-
-
-def _differs(last: RecoveryState, state: RecoveryState) -> bool:
-    return state.written < last.written or state.incarnation != last.incarnation
 
 
 _RETRY_SECONDS: Final = 5

@@ -17,7 +17,7 @@ from shared.contracts.envelope import Headers
 from shared.kafka.producer import Appended
 from shared.kafka.stored_positions import StoredPosition
 from shared.postgres.database import Connection, Database
-from shared.postgres.positions import PositionTable
+from shared.postgres.positions import PositionTable, save
 
 _LOCK: Final = 720_914
 _SKIPPED_IDS: Final = 10_000_000  # far more than a relay that was stopped can still hold
@@ -180,7 +180,7 @@ class RecoveryStore:
         """Store these positions, also where a higher one is stored."""
         async with self._database.transaction() as connection:
             await connection.executemany(_DELETE_MARKS, [(group, *tp) for tp in positions])
-        await self._positions.save(group, positions)
+            await save(connection, group, positions)
 
     async def outbox_ids(self) -> dict[str, tuple[int, int]]:
         """The rows of the outbox, by event id."""
@@ -225,31 +225,31 @@ class RecoveryStore:
     async def set_incomplete(self) -> None:
         """Close the gate until a new incarnation has begun.
 
-        Every transaction that depends on the gate has read the table, and so has a lock on it. This call waits until
-        they have ended, so none of them changes a case afterwards.
+        Every transaction that depends on the gate holds a lock on the table (`read_state`). This call waits until they
+        have ended, so none of them changes a case afterwards. It does not wait for a program that only reads the table:
+        pg_dump holds its lock until the dump ends.
         """
         async with self._database.transaction() as connection:
-            await connection.execute("LOCK TABLE recovery IN ACCESS EXCLUSIVE MODE")
+            await connection.execute("LOCK TABLE recovery IN EXCLUSIVE MODE")
             await connection.execute("UPDATE recovery SET is_incomplete = true, read_for = NULL, opened_for = NULL")
 
-    async def complete(
-        self,
-        incarnation: int,
-        ends: Mapping[int, int],
-        identity: str,
-        group: str,
-        appended: Sequence[Appended],
-    ) -> None:
-        """Store that the own topic is read.
+    async def complete(self, incarnation: int, identity: str) -> None:
+        """Store that the own topic is read and that nothing was missing: claims can open at once."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_COMPLETE, incarnation, identity, "{}")
 
-        `incarnation` is in force from now on. Claims open when `cases` is read to `ends`, offsets by partition (none:
-        at once). `appended` are the records that began it (none: the incarnation is not new). The relay's positions
-        move to the offsets after them, and the ids of the outbox jump over those of the lost database.
+    async def begin(
+        self, incarnation: int, ends: Mapping[int, int], identity: str, group: str, appended: Sequence[Appended]
+    ) -> None:
+        """Store that the own topic is read, and that a new incarnation is in force.
+
+        Claims open when `cases` is read to `ends`, offsets by partition. `appended` are the records that began the
+        incarnation, where Kafka has told their offsets: the relay's positions move to the offsets after them. The ids
+        of the outbox jump over those of the lost database.
         """
         async with self._database.transaction() as connection:
             await RecoveryTransaction(connection).mark(group, appended)
-            if appended:
-                await connection.execute(_SKIP_OUTBOX_IDS)
+            await connection.execute(_SKIP_OUTBOX_IDS)
             await connection.execute(_COMPLETE, incarnation, identity, _encode_json(ends).decode())
 
     async def ends(self) -> dict[int, int]:

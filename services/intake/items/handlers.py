@@ -5,7 +5,7 @@ repetition of the same post produces the same ids, so a client that is unsure of
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,11 +18,14 @@ from shared.auth.principal import REGION_NOT_ALLOWED, Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes, Event
 from shared.contracts.events import ITEM_SUBMITTED, OperatingModelPublished
+from shared.kafka.control import Numbered, comes_into_force
 from shared.kafka.producer import record as to_record
 from shared.runtime.errors import Transient
 from shared.runtime.metrics import CONTROL_IN_FORCE
 from shared.validation.codes import Codes
 from shared.validation.faults import Fault, InputRejected
+
+_OPERATING_MODEL: Final = "operating-model"
 
 
 class PreparedItem(Publishable, frozen=True, kw_only=True, gc=False):
@@ -42,12 +45,25 @@ class ItemIntake:
         self._publisher = RegionPublisher(publishers)
         self._topics = {region: topics.submissions(region) for region in publishers}
         self.ownership: MarketOwnership | None = None
+        self._model: Numbered | None = None
+        self._deleted = False
 
     def apply(self, event: Event[Any]) -> None:
-        """Apply a published operating model; raises Poison when two regions own the same market."""
-        if isinstance(event.data, OperatingModelPublished):
-            self.ownership = MarketOwnership(event.data, list(self._publishers))
-            CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
+        """Bring a published operating model into force, unless a later one is in force; other events change nothing.
+
+        Raises Poison when two regions own the same market, and for another model with the number of the one in force.
+        """
+        model = event.data
+        if not isinstance(model, OperatingModelPublished):
+            return
+        if comes_into_force(model, self._model, deleted=self._deleted):
+            self.ownership = MarketOwnership(model, list(self._publishers))
+            self._model, self._deleted = model, False
+            CONTROL_IN_FORCE.labels(_OPERATING_MODEL).set(model.number)
+
+    def delete(self, entity: str) -> None:
+        """Note that an entity was deleted from the topic: the model stays in force until one with any number comes."""
+        self._deleted = self._deleted or entity == _OPERATING_MODEL
 
     def missing(self) -> str | None:
         """The unmet condition for accepting items; None when all are met."""

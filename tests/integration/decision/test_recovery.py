@@ -197,10 +197,10 @@ async def test_an_incarnation_that_the_topic_states_survives_an_interrupted_reco
 
 async def test_a_database_is_opened_only_after_its_own_topic_is_read(store: RecoveryStore) -> None:
     here = (await store.state()).identity
-    await store.complete(1, {}, "another database", "relay", [])
+    await store.complete(1, "another database")
     await store.open(here)
     assert not (await store.state()).is_open
-    await store.complete(1, {}, here, "relay", [])
+    await store.complete(1, here)
     assert not (await store.state()).is_open, "the cases are not read again yet"
     await store.open(here)
     assert (await store.state()).is_open
@@ -211,7 +211,7 @@ async def test_a_database_is_opened_only_after_its_own_topic_is_read(store: Reco
 
 async def test_a_later_incarnation_in_the_topic_closes_an_open_database(store: RecoveryStore) -> None:
     here = (await store.state()).identity
-    await store.complete(1, {}, here, "relay", [])
+    await store.complete(1, here)
     await store.open(here)
     await store.apply("relay", Appended("decisions", 0, 0, 1), TopicContent(incarnation=1))
     assert (await store.state()).is_open, "it is this incarnation"
@@ -228,6 +228,29 @@ async def test_the_positions_of_a_topic_that_was_created_again_are_set_back(stor
         first: StoredPosition(4, "new"),
         second: StoredPosition(9, "old"),
     }
+
+
+async def test_positions_are_set_back_as_a_whole_or_not_at_all(store: RecoveryStore) -> None:
+    partition = TopicPartition("decisions", 0)
+    await store.save_positions("relay", {partition: StoredPosition(9, "old")})
+    with pytest.raises(asyncpg.CheckViolationError):
+        await store.replace_positions("relay", {partition: StoredPosition(-1, "new")})
+    assert await store.positions("relay", [partition]) == {partition: StoredPosition(9, "old")}
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_new_incarnation_skips_the_ids_of_the_lost_outbox_also_if_kafka_does_not_tell_its_offset(
+    database: Database, store: RecoveryStore, *, told: bool
+) -> None:
+    here, partition = (await store.state()).identity, TopicPartition("decisions", 0)
+    await store.save_positions("relay", {partition: StoredPosition(4, "id")})
+    appended = [Appended("decisions", 0, 4, 5)] if told else []  # not for a batch that the client has sent twice
+    await store.begin(1, {0: 7}, here, "relay", appended)
+    async with database.held() as connection:
+        assert await connection.fetchval("SELECT nextval('outbox_id_seq')") > 10_000_000
+    assert (await store.state())[:5] == (1, False, here, here, None)
+    assert await store.ends() == {0: 7}
+    assert (await store.positions("relay", [partition]))[partition].position == (5 if told else 4)
 
 
 async def test_the_ids_of_all_rows_of_a_large_outbox_are_found(
@@ -249,13 +272,27 @@ async def test_the_ids_of_all_rows_of_a_large_outbox_are_found(
 async def test_the_gate_closes_after_the_transactions_that_have_passed_it(
     database: Database, store: RecoveryStore
 ) -> None:
+    for _ in range(12):  # the last statements use a stored plan
+        async with database.transaction() as connection:
+            await read_state(connection)
     async with database.transaction() as connection:
-        await read_state(connection)
+        assert not (await read_state(connection)).is_incomplete
         closing = asyncio.create_task(store.set_incomplete())
         await asyncio.sleep(0.3)
         assert not closing.done()
+        later = asyncio.create_task(store.state())
+        await asyncio.sleep(0.3)
+        assert not later.done()
     await closing
-    assert (await store.state()).is_incomplete
+    assert (await later).is_incomplete, "a statement that had to wait reads the result"
+
+
+async def test_a_dump_of_the_database_does_not_stop_the_recovery(database: Database, store: RecoveryStore) -> None:
+    async with database.transaction() as dump:
+        await dump.execute("LOCK TABLE recovery IN ACCESS SHARE MODE")  # as pg_dump, until it ends
+        async with asyncio.timeout(5):
+            await store.set_incomplete()
+            assert (await store.state()).is_incomplete
 
 
 async def test_claims_and_the_relay_stay_closed_until_the_cases_are_read_again(decision: Decision) -> None:
@@ -432,6 +469,13 @@ async def test_stopped_partitions_of_cases_do_not_keep_claims_closed(decision: D
         await wait_until(partial(_may_claim, decision))
         assert not await decision.is_ready()  # records are missing
         assert await decision.condition() == "ok"
+    for _ in range(2):  # a start is no second restore
+        async with decision.running(ready=False):
+            await wait_until(partial(_may_claim, decision))
+            assert await decision.condition() == "ok"
+    assert [tuple(row) for row in await decision.rows("SELECT incarnation FROM recovery")] == [(1,)]
+    recovered = [event for event in await decision.published() if event.attributes.type == DECISION_RECOVERED]
+    assert len(recovered) == 1
 
 
 async def _may_claim(decision: Decision) -> bool:

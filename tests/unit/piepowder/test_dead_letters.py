@@ -1,5 +1,7 @@
 """The dead letters of a region, and the plan of their replay: portions and marks."""
 
+from functools import partial
+
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 
@@ -15,7 +17,7 @@ from piepowder.dead_letters import (
     obstacle,
     portion,
 )
-from piepowder.replay import DiscardRequest, RegionUnits, ReplayResult
+from piepowder.replay import DiscardPlan, DiscardRequest, RegionUnits, ReplayResult, plan_discard
 from shared.contracts import topics
 from shared.kafka.discards import Discard
 from shared.kafka.parking import KeyPartition, Parked, ReplayMark
@@ -130,7 +132,11 @@ def test_a_replay_that_is_not_possible_has_a_reason() -> None:
     assert obstacle(chain(5), partitions, "control") is None
     assert "client cannot read it" in str(obstacle(single(5, unread=True), partitions, "control"))
     assert "come into force again" in str(obstacle(chain(5), partitions, TOPIC))
-    assert "a partition that this region does not have" in str(obstacle(chain(5), {TOPIC: 2}, "control"))
+    fewer = obstacle(chain(5), {TOPIC: 2}, "control")
+    assert fewer == f"{TOPIC} has 2 partitions, so there is no partition 2"
+    assert obstacle(chain(5), {}, "control") == (
+        f"{TOPIC} is not a topic of this region that accepts copies, or its cluster does not have it"
+    )
 
 
 def test_dead_letters_are_shown_by_group_topic_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,6 +208,32 @@ def test_a_discard_selects_only_the_record_that_failed(choice: ReplayFilter, fit
     letters = [unit.letters[0]._replace(reason="no room for this one"), unit.letters[1]._replace(reason="is parked")]
     assert choice.matches_first(unit._replace(letters=letters), "eu") is fits
     assert choice.matches(unit._replace(letters=letters), "eu") is (choice.topic != "another")
+
+
+@pytest.mark.parametrize("partitions", [{}, {TOPIC: 2}])
+def test_a_discard_closes_no_valid_record_behind_another_that_cannot_be_replayed(partitions: dict[str, int]) -> None:
+    unit, plain, whole = chain(5, 7), DiscardRequest("ops", "junk"), DiscardRequest("ops", "junk", with_waiting=True)
+    planned = partial(plan_discard, selection=ReplayFilter(), region="eu", at="now", partitions=partitions)
+    plan = planned([unit, chain(20), single(30)], request=plain)
+    assert [letter.id.offset for letter in plan.alone] == [20, 30]
+    assert (plan.chains, plan.discards) == ([], {})
+    [(blocked, reason)] = plan.blocked
+    assert blocked == unit
+    assert reason.startswith(f"the records behind it cannot be replayed ({TOPIC} ")
+    assert reason.endswith("): --with-waiting discards them, too")
+    assert planned([unit], request=whole) == DiscardPlan(unit.letters, [], {}, [])
+
+
+def test_a_discard_of_a_chain_is_sent_to_its_group() -> None:
+    unit, junk = chain(5, 7), Discard("ops", "junk", "now", "follows")
+    planned = partial(plan_discard, [unit, single(30)], region="eu", at="now", partitions={TOPIC: 3})
+    plan = planned(ReplayFilter(), DiscardRequest("ops", "junk"))
+    assert plan == DiscardPlan(single(30).letters, [unit], {unit.letters[0].id: junk}, [])
+    whole = planned(ReplayFilter(), DiscardRequest("ops", "junk", with_waiting=True))
+    assert whole.discards == {letter.id: junk for letter in unit.letters}
+    behind = planned(ReplayFilter(id=f"{TOPIC}[2]@7"), DiscardRequest("ops", "junk"))
+    assert (behind.alone, behind.chains) == ([], [])
+    assert (unit, f"it waits behind {TOPIC}[2]@5: replay or discard that record first") in behind.blocked
 
 
 def test_the_copies_of_a_discard_keep_the_order_of_the_chain() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from services.router.control import ControlState
 from services.router.policies import compile_policy_set
@@ -30,6 +31,27 @@ def test_a_record_with_an_older_number_does_not_come_into_force() -> None:
         control.apply(on_control(operating_model(number=number)))
         control.apply(on_control(policies(number=number)))
     assert (control.rules.operating_model.id, control.rules.policy_set.id) == ("om-3-test", "ps-3-test")
+
+
+def test_a_record_that_came_too_late_is_reported_until_the_one_in_force_follows_it() -> None:
+    control = ControlState(["eu"], compile_policy_set)
+    first = operating_model(number=2)
+    for number in (1, 2):
+        control.apply(on_control(operating_model(number=number)))
+        control.apply(on_control(policies(number=number)))
+    assert (control.outcome("om-2-test"), control.outcome("om-2-late"), control.overtaken) == (True, None, [])
+    with pytest.raises(Poison, match="om-2-test was published first"):
+        control.apply(on_control(replace(first, id="om-2-late")))
+    assert (control.outcome("om-2-test"), control.outcome("om-2-late"), control.overtaken) == (True, False, [first])
+    control.apply(on_control(first))
+    assert control.overtaken == []
+    control.apply(on_control(replace(policies(), id="ps-1-late")))
+    assert (control.outcome("ps-1-late"), control.overtaken) == (False, [policies(number=2)])
+    control.apply(on_control(policies(number=3)))
+    assert control.overtaken == []
+    with pytest.raises(Poison):
+        control.apply(on_control(policies(rule("b", "nope"), number=4)))
+    assert control.overtaken == [], "a record that only this version cannot use is not overwritten"
 
 
 async def test_routing_waits_until_the_topic_is_read_and_both_parts_are_in_force() -> None:

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.errors import KafkaError
 
 from piepowder import replay
 from piepowder.dead_letters import ReplayFilter, ReplayUnit
-from piepowder.replay import RegionReplay, ReplayResult
+from piepowder.replay import DiscardRequest, RegionReplay, ReplayResult
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.kafka.consumer import BatchConsumer, Received
@@ -271,6 +272,29 @@ async def test_two_replays_at_the_same_time_handle_each_record_once(group: Repla
 
 async def _is_empty(group: ReplayGroup) -> bool:
     return not await group.dead_lettered()
+
+
+async def test_a_chain_in_a_partition_that_was_added_later_is_replayed_and_discarded_in_order(
+    group: ReplayGroup,
+) -> None:
+    """The number of partitions is that of the cluster, not of the file with the topics."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=group.kafka)
+    await admin.start()
+    try:
+        await admin.create_partitions({group.topic: NewPartitions(8)})
+    finally:
+        await admin.close()
+    group.failing = {"a0"}
+    texts = ["a0", "a1", "a2"]
+    await group.producer.send([Record(group.topic, b"a", text.encode(), [], 7) for text in texts])
+    group.start()
+    await until(lambda: _has(group, 3))
+    failed = await group.replay()
+    assert (len(failed.failed), failed.blocked) == (3, [])
+    request = DiscardRequest("ops", "junk")
+    outcome = await replay.discard(group.kafka, [group.region], ALL, request, wait=WAIT)
+    assert (outcome.discarded, outcome.handled, outcome.complete) == (1, 2, True)
+    assert group.handled == ["a1", "a2"]
 
 
 async def test_an_interrupted_replay_can_be_continued(group: ReplayGroup, monkeypatch: pytest.MonkeyPatch) -> None:

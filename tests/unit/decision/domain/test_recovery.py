@@ -17,6 +17,7 @@ from services.decision.domain.recovery import (
     CaseEvent,
     PublishedEvent,
     RecoveredCase,
+    RecoveryState,
     end_the_case,
     first_token,
     incarnation_of,
@@ -143,6 +144,26 @@ def test_all_events_of_a_case_lead_from_each_earlier_state_to_the_last_one_and_c
     assert recovered.case == states[-1]
     assert [recovered.apply(event) for event in [*known, *new]] == [False] * 6
     assert recovered.case == states[-1]
+
+
+@pytest.mark.parametrize(
+    ("incarnation", "written", "has_changed", "has_gone_back"),
+    [
+        (1, 10, False, False),
+        (1, 11, False, False),  # the service works
+        (1, 9, True, True),
+        (2, 9, True, False),  # another process has recovered it
+        (2, 11, True, False),
+        (0, 11, True, False),  # it is noticed by the identity
+        (0, 9, True, True),
+    ],
+)
+def test_a_database_whose_outbox_went_back_is_a_restored_one(
+    *, incarnation: int, written: int, has_changed: bool, has_gone_back: bool
+) -> None:
+    last = RecoveryState(1, False, "here", "here", "here", 10, False)
+    found = last._replace(incarnation=incarnation, written=written)
+    assert (found.has_changed_since(last), found.has_gone_back_since(last)) == (has_changed, has_gone_back)
 
 
 def test_a_token_of_a_new_incarnation_is_larger_than_every_lost_one() -> None:

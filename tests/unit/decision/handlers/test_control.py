@@ -1,6 +1,10 @@
 """The policy set in force in a process of the decision service."""
 
+import msgspec
+import pytest
+
 from services.decision.handlers.control import ReasonsInForce
+from shared.runtime.errors import Poison
 from tests.support.decision.domain import on_control, policy_set
 
 
@@ -16,6 +20,14 @@ def test_the_set_with_the_largest_number_is_in_force() -> None:
         reasons.apply(on_control(policy_set(number)))
         seen.append(in_force(reasons))
     assert seen == ["ps-2", "ps-2", "ps-3", "ps-3"]
+
+
+def test_of_two_sets_with_one_number_the_first_is_in_force() -> None:
+    reasons = ReasonsInForce()
+    reasons.apply(on_control(policy_set(3)))
+    with pytest.raises(Poison, match="ps-3 was published first: two routers have published at the same time"):
+        reasons.apply(on_control(msgspec.structs.replace(policy_set(3), id="ps-3-other")))
+    assert in_force(reasons) == "ps-3"
 
 
 def test_after_a_deletion_any_number_comes_into_force_and_until_then_the_set_stays() -> None:

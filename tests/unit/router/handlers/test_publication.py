@@ -1,47 +1,71 @@
 """A publication is checked as a whole before it is sent, and only the changed part is published."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from services.router.control import ControlState
 from services.router.domain.publication import PolicySetContent
-from services.router.handlers.publication import NotYetInForce, PublicationResult, PublishControl
+from services.router.handlers.publication import (
+    ConflictingPublication,
+    NotYetInForce,
+    PublicationResult,
+    PublishControl,
+)
 from services.router.policies import compile_policy_set
-from shared.contracts.envelope import GLOBAL, decode
+from shared.contracts.envelope import GLOBAL, Event, decode
 from shared.contracts.events import Policy, Region
 from shared.contracts.topics import CONTROL
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
-from shared.runtime.errors import Transient
+from shared.runtime.errors import Poison, Transient
 from shared.validation.faults import InputRejected
 from tests.support.router_samples import Progress, on_control, operating_model, policies, region, rule
 
 
 class LoopbackTopic:
-    """A control topic for one process: each record is applied at once, unless `lost` is set."""
+    """A control topic: each record is applied at once by the readers that are not in `stopped`."""
 
-    def __init__(self, control: ControlState) -> None:
-        self.control = control
+    def __init__(self) -> None:
+        self.readers: list[ControlState] = []
+        self.stopped: set[ControlState] = set()
         self.sent: list[Record] = []
-        self.lost = False
+        self._read: Counter[ControlState] = Counter()
 
     async def send(self, records: Sequence[Record]) -> None:
         await asyncio.sleep(0)
         self.sent += records
-        if not self.lost:
-            for r in records:
-                self.control.apply(decode(r.headers, r.key, r.value, region=GLOBAL))
+        self.deliver()
+
+    def deliver(self) -> None:
+        for control in set(self.readers) - self.stopped:
+            for sent in self.sent[self._read[control] :]:
+                with suppress(Poison):
+                    control.apply(decoded(sent))
+            self._read[control] = len(self.sent)
+
+    @property
+    def compacted(self) -> dict[str, str]:
+        """The ids that a process finds that starts after the compaction, by entity."""
+        return {event.attributes.subject: event.data.id for event in map(decoded, self.sent)}
+
+
+def decoded(sent: Record) -> Event[Any]:
+    return decode(sent.headers, sent.key, sent.value, region=GLOBAL)
 
 
 class RouterInMemory:
     """A router's state and its handler for publications; nothing is in force at first."""
 
-    def __init__(self) -> None:
+    def __init__(self, topic: LoopbackTopic | None = None) -> None:
         self.control = ControlState(["eu"], compile_policy_set)
-        self.topic = LoopbackTopic(self.control)
+        self.topic = LoopbackTopic() if topic is None else topic
+        self.topic.readers.append(self.control)
         self.progress = Progress()
         clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
         self.publisher = PublishControl(self.control, self.topic, clock, self.progress, apply_seconds=0.05)
@@ -100,7 +124,7 @@ async def test_concurrent_publications_get_different_numbers(router: RouterInMem
 
 
 async def test_a_publication_that_does_not_come_into_force_in_time_is_reported(router: RouterInMemory) -> None:
-    router.topic.lost = True
+    router.topic.stopped = {router.control}
     with pytest.raises(NotYetInForce, match="reached Kafka but not this router"):
         await router.publish([region()])
 
@@ -200,3 +224,71 @@ async def test_a_deleted_part_stays_in_force_until_its_next_publication_with_any
     router.control.apply(on_control(operating_model(number=1)))
     rules = router.control.rules
     assert (rules.policy_set.id, rules.operating_model.published.number) == ("ps-1-test", 2)
+
+
+async def test_of_two_publications_at_the_same_time_the_first_is_in_force_everywhere_and_the_other_one_is_told() -> (
+    None
+):
+    topic = LoopbackTopic()
+    first, second = RouterInMemory(topic), RouterInMemory(topic)
+    eu, us = region(), region("us", [])
+    await first.publish([eu, region("us", ["US"])], [rule("a")])
+    await first.publish([region(markets=["DE", "FR", "US"]), us])  # us may leave now
+    returns, leaves = await asyncio.gather(
+        first.publish([eu, region("us", ["US"])]), second.publish([region()]), return_exceptions=True
+    )
+    assert isinstance(returns, tuple)
+    assert returns[0] is not None
+    assert returns[0].number == 3
+    assert isinstance(leaves, ConflictingPublication)
+    assert str(leaves).endswith(
+        " did not come into force: another router has published at the same time. Compare with `GET /v1/control`, and"
+        " publish again."
+    )
+    for router in (first, second):
+        assert router.control.rules.operating_model.id == returns[0].id
+        assert router.control.routes("us"), "it has a market again"
+    assert topic.compacted["operating-model"] != returns[0].id
+    noted = await second.publisher.repair([])
+    assert len(topic.sent) == 5
+    assert await second.publisher.repair(noted) == noted
+    assert len(topic.sent) == 6
+    assert topic.compacted["operating-model"] == returns[0].id
+    assert [await router.publisher.repair(noted) for router in (first, second)] == [[], []]
+    assert len(topic.sent) == 6
+    model, _ = await second.publish([region(queues=["safety", "later"]), us])
+    assert model is not None
+    assert (model.number, first.control.rules.operating_model.id) == (4, model.id)
+
+
+async def test_a_late_publication_of_a_router_that_was_stopped_does_not_come_into_force() -> None:
+    topic = LoopbackTopic()
+    first, second = RouterInMemory(topic), RouterInMemory(topic)
+    await first.publish([region()], [rule("a")])
+    topic.stopped = {second.control}
+    for name in "bc":
+        await first.publish(None, [rule(name)])
+    late = asyncio.create_task(second.publish(None, [rule("late")]))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(topic.sent) == 5
+    topic.stopped = set()
+    topic.deliver()
+    with pytest.raises(ConflictingPublication):
+        await late
+    assert [router.control.rules.policy_set.published.number for router in (first, second)] == [3, 3]
+    await first.publisher.repair(await first.publisher.repair([]))
+    assert topic.compacted["policy-set"] == first.control.rules.policy_set.id
+
+
+async def test_parts_that_do_not_fit_because_two_routers_published_them_are_reported() -> None:
+    topic = LoopbackTopic()
+    first, second = RouterInMemory(topic), RouterInMemory(topic)
+    await first.publish([region()], [rule("a")])
+    _, lost = await asyncio.gather(
+        first.publish([region(queues=[])]),
+        second.publish(None, [rule("a", queue="safety")]),
+        return_exceptions=True,
+    )
+    assert isinstance(lost, ConflictingPublication)
+    assert "the parts in force do not fit: /policies/0/queue: policy 'a': region eu has no queue 'safety'" in str(lost)

@@ -110,8 +110,9 @@ def test_an_event_names_the_regions_and_markets_of_the_operating_model_in_force(
     intake = item_intake()
     post = PRODUCT | {"markets": ["US", "FR", "DE"]}
     found = []
-    for owned in ((["DE", "FR"], ["US"]), (["FR"], ["US", "DE"]), (["DE", "FR", "US"], ["MX"])):
-        intake.apply(published(model(("eu", owned[0]), ("us", owned[1]))))
+    models = ((["DE", "FR"], ["US"]), (["FR"], ["US", "DE"]), (["DE", "FR", "US"], ["MX"]))
+    for number, owned in enumerate(models, 2):
+        intake.apply(published(model(("eu", owned[0]), ("us", owned[1]), number=number)))
         accepted = prepared(intake, post)
         [record, *_] = accepted.records
         event = decode(tuple(record.headers), record.key, record.value, region="eu")
@@ -447,8 +448,30 @@ def test_a_key_of_another_region_gets_403_with_the_forbidden_market(intake: Item
 def test_an_operating_model_in_which_a_market_has_two_owners_is_rejected(intake: ItemIntake) -> None:
     before = intake.ownership
     with pytest.raises(Poison, match="eu and us both own market DE"):
-        intake.apply(published(model(("eu", ["DE"]), ("us", ["DE"]))))
+        intake.apply(published(model(("eu", ["DE"]), ("us", ["DE"]), number=2)))
     assert intake.ownership is before
+
+
+def test_the_operating_model_with_the_largest_number_is_in_force_and_of_one_number_the_first() -> None:
+    intake = item_intake()
+    intake.apply(published(model(("eu", ["DE"]), number=7)))
+    intake.apply(published(model(("us", ["DE"]), number=6)))  # the topic is read again
+    other = msgspec.structs.replace(model(("us", ["DE"]), number=7), id="om-7-other")
+    with pytest.raises(Poison, match="om-7 was published first: two routers have published at the same time"):
+        intake.apply(published(other))
+    assert owner_of_germany(intake) == ("om-7", "eu")
+    intake.delete("policy-set")
+    intake.apply(published(model(("us", ["DE"]))))
+    assert owner_of_germany(intake) == ("om-7", "eu")
+    intake.delete("operating-model")
+    assert owner_of_germany(intake) == ("om-7", "eu")
+    intake.apply(published(model(("us", ["DE"]))))
+    assert owner_of_germany(intake) == ("om-1", "us")
+
+
+def owner_of_germany(intake: ItemIntake) -> tuple[str, str | None]:
+    assert intake.ownership is not None
+    return intake.ownership.id, intake.ownership.owner("DE")
 
 
 def test_the_operating_model_determines_the_region_of_a_market() -> None:
