@@ -139,12 +139,13 @@ class Service:
     def follow_control(
         self,
         apply: Callable[[Event[Any]], None] = lambda _: None,
-        missing: Callable[[], str | None] = lambda: None,
+        caught_up: Callable[[], str | None] = lambda: None,
         deleted: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Follow the control topic: apply every event to the clients, then with `apply`.
 
-        `missing` describes the entities that the service needs and that are not published yet, None if there are none.
+        `caught_up` is called after each reading up to the end of the topic: only then does what was read come into
+        force. It returns the entities that the service needs and that are not published yet, None if there are none.
         `deleted` is called with the name of a deleted entity.
         """
 
@@ -152,15 +153,15 @@ class Service:
             self.authenticator.apply(event)
             apply(event)
 
-        def missing_at_the_end() -> str | None:
+        def all_caught_up() -> str | None:
             self.authenticator.caught_up()
-            return missing()
+            return caught_up()
 
         self._control = ControlReader(
             bootstrap=self.settings.kafka,
             client_id=f"piepowder-{self.name}-{self.settings.instance}",
             apply=apply_all,
-            missing=missing_at_the_end,
+            caught_up=all_caught_up,
             readiness=self.readiness,
             deleted=deleted,
         )

@@ -50,7 +50,7 @@ async def run(settings: Settings) -> bool:
     )
     api.include_routes(service.app)
     reasons = ReasonsInForce()
-    service.follow_control(reasons.apply, deleted=reasons.delete)
+    service.follow_control(reasons.apply, reasons.caught_up, reasons.delete)
 
     async def decide(stop: asyncio.Event) -> None:
         async with service.database(settings.database_url, stop, SESSION) as database:

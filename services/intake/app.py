@@ -80,11 +80,11 @@ async def run(settings: Settings) -> bool:
         published.apply(event)
         intake.apply(event)
 
-    def missing() -> str | None:
+    def caught_up() -> str | None:
         published.complete = True
-        return intake.missing()
+        return intake.caught_up()
 
-    service.follow_control(apply, missing, intake.delete)
+    service.follow_control(apply, caught_up, intake.delete)
     app = service.app
     app.state.body_seconds = settings.idle_seconds
     items_api.available_submission.provide(app, submission)

@@ -38,13 +38,13 @@ async def run(settings: Settings) -> bool:
     publisher = PublishControl(control, service.producers[settings.kafka], service.clock, drain)
     checker = CheckPublication(control, drain)
 
-    def on_caught_up() -> str | None:
+    def caught_up() -> str | None:
         api.available_control.provide(service.app, control)
         api.available_publisher.provide(service.app, publisher)
         api.available_checker.provide(service.app, checker)
-        return control.missing()
+        return control.caught_up()
 
-    service.follow_control(control.apply, on_caught_up, control.delete)
+    service.follow_control(control.apply, caught_up, control.delete)
     try:
         return await service.run(publisher.run, *(_routing_of(service, control, region) for region in service.regions))
     finally:

@@ -132,7 +132,7 @@ class ControlState:
         """Note that an entity was deleted from the topic: it stays in force until a record with any number comes."""
         self.deleted.add(entity)
 
-    def missing(self) -> str | None:
+    def caught_up(self) -> str | None:
         """Note that the topic was read to its end; return the unmet condition of readiness, None if all are met."""
         missing = self._missing()
         if missing is None:

@@ -64,14 +64,16 @@ def comes_into_force(new: Numbered, current: Numbered | None, *, deleted: bool) 
 class ControlReader:
     """Calls `apply` with every event of the control topic, oldest first; `apply` raises Poison for an unusable one.
 
-    `missing` describes the configuration that is not in force yet; None means that the service can be ready.
+    While the topic is read at the start, or again after a failure, `apply` also gets states that were replaced long
+    ago. So a service uses what it has read only from the call of `caught_up` on, which follows each reading up to the
+    end of the topic. `caught_up` returns the configuration that is missing; None means that the service can be ready.
     `deleted` is called with the name of an entity whose record was deleted.
     """
 
     bootstrap: str
     client_id: str
     apply: Callable[[Event[Any]], None]
-    missing: Callable[[], str | None]
+    caught_up: Callable[[], str | None]
     readiness: Readiness
     deleted: Callable[[str], None] = lambda _: None
 
@@ -122,7 +124,7 @@ class ControlReader:
                 self.readiness.set("control", self._what_is_missing())
 
     def _what_is_missing(self) -> str | None:
-        what = self.missing()
+        what = self.caught_up()
         if what is not None and self._deleted:
             names = sorted(self._deleted)
             more = f" and {len(names) - _NAMED_DELETIONS} more" if len(names) > _NAMED_DELETIONS else ""

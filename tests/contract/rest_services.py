@@ -94,7 +94,7 @@ async def serving(service: str, folder: Path, *, in_force: bool) -> AsyncIterato
             if in_force and isinstance(reader, ControlReader):
                 reader.apply(on_control(operating_model(region(), region("us", ["US"]))))
                 reader.apply(on_control(policies()))
-                reader.missing()
+                reader.caught_up()
         return True
 
     with pytest.MonkeyPatch.context() as patch:

@@ -61,7 +61,7 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             topic.readers.append(control)
             for r in topic.records.values():
                 apply(control, r)
-            control.missing()
+            control.caught_up()
             yield control, PublishControl(control, topic, SystemClock(), Progress())
 
         return in_memory
@@ -77,15 +77,15 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         control, stop, readiness = ControlState(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
         read = asyncio.Event()
 
-        def missing() -> str | None:
+        def caught_up() -> str | None:
             read.set()
-            return control.missing()
+            return control.caught_up()
 
         reader = ControlReader(
             bootstrap=kafka,
             client_id="test",
             apply=control.apply,
-            missing=missing,
+            caught_up=caught_up,
             readiness=readiness,
             deleted=control.delete,
         )

@@ -42,6 +42,7 @@ def batch(cluster: Cluster | dict[str, Cluster], *, idle_seconds: float = 30) ->
         },
     )
     intake.apply(published(model(*((name, _MARKETS[name]) for name in clusters))))
+    intake.caught_up()
     return Batch(intake, UsedVersions(), CLIENT, CLOCK, idle_seconds=idle_seconds)
 
 

@@ -39,6 +39,7 @@ def intake(cluster: Cluster, regions: Sequence[str] = ("eu", "us")) -> ItemIntak
     model = OperatingModelPublished(id="om-1", number=1, published_by="test", regions=in_model)
     about = Attributes("om-1", OPERATING_MODEL_PUBLISHED, "test", TIME, "operating-model", GLOBAL, "om-1")
     item_intake.apply(Event(about, model))
+    item_intake.caught_up()
     return item_intake
 
 

@@ -31,4 +31,5 @@ def item_intake() -> ItemIntake:
     publishers = dict.fromkeys(["eu", "us"])
     intake = ItemIntake(codes=codes.load(), publishers=publishers)  # type: ignore[arg-type]  # nothing is sent
     intake.apply(published(model(("eu", ["DE", "FR"]), ("us", ["US"]), ("sea", ["SG"]))))
+    intake.caught_up()
     return intake

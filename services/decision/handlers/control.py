@@ -15,23 +15,28 @@ _POLICY_SET: Final = "policy-set"
 
 
 class ReasonsInForce:
-    """The reason codes of the policy set in force; `codes` is None until one was read from the control topic."""
+    """The reason codes of the policy set in force; `codes` is None until one is in force."""
 
     def __init__(self) -> None:
         self.codes: ReasonCodes | None = None
+        self._read: ReasonCodes | None = None
         self._current: Numbered | None = None
         self._deleted = False
 
     def apply(self, event: Event[Any]) -> None:
-        """Bring a policy set into force, unless a later one is in force; other events change nothing.
+        """Note a policy set, unless a later one was read; `caught_up` brings it into force.
 
-        Raises Poison for another set with the number of the one in force.
+        Other events change nothing. Raises Poison for another set with the number of the one that was read.
         """
         published = event.data
         if not isinstance(published, PolicySetPublished):
             return
         if comes_into_force(published, self._current, deleted=self._deleted):
-            self.codes, self._current, self._deleted = ReasonCodes(published), published, False
+            self._read, self._current, self._deleted = ReasonCodes(published), published, False
+
+    def caught_up(self) -> None:
+        """Bring the last policy set into force: the control topic was read to its end."""
+        self.codes = self._read
 
     def delete(self, entity: str) -> None:
         """Note that an entity was deleted from the topic: the set stays in force until one with any number comes."""

@@ -45,28 +45,35 @@ class ItemIntake:
         self._publisher = RegionPublisher(publishers)
         self._topics = {region: topics.submissions(region) for region in publishers}
         self.ownership: MarketOwnership | None = None
+        self._read: MarketOwnership | None = None
         self._model: Numbered | None = None
         self._deleted = False
 
     def apply(self, event: Event[Any]) -> None:
-        """Bring a published operating model into force, unless a later one is in force; other events change nothing.
+        """Note a published operating model, unless a later one was read; `caught_up` brings it into force.
 
-        Raises Poison when two regions own the same market, and for another model with the number of the one in force.
+        Other events change nothing. Raises Poison when two regions own the same market, and for another model with the
+        number of the one that was read.
         """
         model = event.data
         if not isinstance(model, OperatingModelPublished):
             return
         if comes_into_force(model, self._model, deleted=self._deleted):
-            self.ownership = MarketOwnership(model, list(self._publishers))
+            self._read = MarketOwnership(model, list(self._publishers))
             self._model, self._deleted = model, False
-            CONTROL_IN_FORCE.labels(_OPERATING_MODEL).set(model.number)
 
     def delete(self, entity: str) -> None:
         """Note that an entity was deleted from the topic: the model stays in force until one with any number comes."""
         self._deleted = self._deleted or entity == _OPERATING_MODEL
 
-    def missing(self) -> str | None:
-        """The unmet condition for accepting items; None when all are met."""
+    def caught_up(self) -> str | None:
+        """Bring the last operating model into force: the control topic was read to its end.
+
+        Returns the unmet condition for accepting items; None when all are met.
+        """
+        self.ownership = self._read
+        if self._model is not None:
+            CONTROL_IN_FORCE.labels(_OPERATING_MODEL).set(self._model.number)
         publish = "no operating model is published: publish one with `piepowder control publish`"
         return publish if self.ownership is None else None
 

@@ -34,6 +34,7 @@ async def test_a_reviewer_claims_extends_decides_and_may_repeat_the_decision(ser
         assert (made.status_code, again.status_code) == (201, 200)
         assert made.json() == again.json()
         service.reasons.apply(on_control(policy_set(2, lamps=["LAMP"])))
+        service.reasons.caught_up()
         assert (await client.post(f"{path}/decisions", json=body)).json() == made.json(), "another set is in force"
         other = await client.post(f"{path}/decisions", json={**body, "reasons": ["OTHER"]})
         assert (other.status_code, other.json()["type"]) == (409, "urn:piepowder:problem:already-decided")

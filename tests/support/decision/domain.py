@@ -156,6 +156,7 @@ def reasons_in_force(published: events.PolicySetPublished | None = None) -> Reas
     """The reason codes of a process that has read the policy set from the control topic."""
     in_force = ReasonsInForce()
     in_force.apply(on_control(policy_set() if published is None else published))
+    in_force.caught_up()
     return in_force
 
 

@@ -58,15 +58,15 @@ async def test_routing_waits_until_the_topic_is_read_and_both_parts_are_in_force
     control = ControlState(["eu"], compile_policy_set)
     waiting = asyncio.ensure_future(control.wait_complete())
     expected = "no operating model and no policy set in force: publish with `"
-    assert (control.missing() or "").startswith(expected)
+    assert (control.caught_up() or "").startswith(expected)
     control.apply(on_control(operating_model()))
-    assert "no policy set in force" in (control.missing() or "")
+    assert "no policy set in force" in (control.caught_up() or "")
     with pytest.raises(Transient, match="no policy set"):
         _ = control.rules
     control.apply(on_control(policies()))
     await asyncio.sleep(0)
     assert not waiting.done()
-    assert control.missing() is None
+    assert control.caught_up() is None
     await waiting
 
 

@@ -53,7 +53,7 @@ async def reading(
         bootstrap=kafka,
         client_id="test",
         apply=apply,
-        missing=control.missing,
+        caught_up=control.caught_up,
         readiness=readiness,
         deleted=control.delete,
     )
@@ -105,6 +105,26 @@ async def test_a_process_that_finds_only_a_deletion_reports_it_and_is_not_ready(
         await until(lambda: f"operating-model: deleted from {topic}" in readiness.conditions["control"])
         assert "control publish`" in readiness.conditions["control"]
         assert not readiness.ready
+
+
+async def test_nothing_comes_into_force_before_the_topic_was_read_to_its_end(kafka: str, topic: str) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+        for number in range(1, 251):
+            await publish(producer, topic, operating_model(number=number))
+    read, seen, stop = list[int](), list[int](), asyncio.Event()
+    reader = ControlReader(
+        bootstrap=kafka,
+        client_id="test",
+        apply=lambda event: read.append(event.data.number),
+        caught_up=lambda: seen.append(len(read)),
+        readiness=Readiness("test"),
+    )
+    following = asyncio.create_task(reader.run(stop))
+    await until(lambda: bool(seen))
+    stop.set()
+    await following
+    assert {*seen} == {250}
+    assert read == list(range(1, 251))
 
 
 async def test_a_storm_on_the_control_topic_is_counted_and_neither_stops_the_reader_nor_blocks_the_service(

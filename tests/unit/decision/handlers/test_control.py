@@ -9,7 +9,22 @@ from tests.support.decision.domain import on_control, policy_set
 
 
 def in_force(reasons: ReasonsInForce) -> str | None:
+    reasons.caught_up()
     return None if reasons.codes is None else reasons.codes.policy_set
+
+
+def test_a_set_comes_into_force_when_the_topic_was_read_to_its_end_and_no_earlier_one() -> None:
+    reasons = ReasonsInForce()
+    seen = [reasons.codes]
+    for number in (1, 2, 3):
+        reasons.apply(on_control(policy_set(number)))
+        seen.append(reasons.codes)
+    assert seen == [None] * 4
+    assert in_force(reasons) == "ps-3"
+    reasons.apply(on_control(policy_set(4)))
+    assert reasons.codes is not None
+    assert reasons.codes.policy_set == "ps-3"
+    assert in_force(reasons) == "ps-4"
 
 
 def test_the_set_with_the_largest_number_is_in_force() -> None:

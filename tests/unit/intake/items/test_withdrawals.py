@@ -82,6 +82,7 @@ async def withdraw(
     publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=10, max_bytes=100_000))
     intake = ItemIntake(codes=codes.load(), publishers=publishers)
     intake.apply(published(model(*((region, list(owned.get(region, ()))) for region in in_model))))
+    intake.caught_up()
     withdrawals = Withdrawals(
         intake,
         projection,

@@ -33,6 +33,7 @@ class TwoRegions:
         }
         self.intake = ItemIntake(codes=codes.load(), publishers=self.publishers)
         self.intake.apply(published(model(("eu", ["DE"]), ("us", ["US"]))))
+        self.intake.caught_up()
 
     def item(self, name: str, *markets: str) -> PreparedItem:
         post: dict[str, Any] = {"platform": "shop", "kind": "product", "id": name, "markets": markets or ("DE", "US")}

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from services.intake.items.domain import posts
 from services.intake.items.domain.ownership import MarketOwnership
@@ -18,7 +19,7 @@ from services.intake.items.handlers import ItemIntake, PreparedItem
 from shared.auth.principal import Principal
 from shared.contracts.envelope import decode
 from shared.http.problems import InputError
-from shared.runtime.errors import Poison
+from shared.runtime.errors import Poison, Transient
 from shared.validation import codes
 from shared.validation.faults import Fault, InputRejected
 from tests.support.intake_items import ANYONE, NOW, item_intake, model, published
@@ -113,6 +114,7 @@ def test_an_event_names_the_regions_and_markets_of_the_operating_model_in_force(
     models = ((["DE", "FR"], ["US"]), (["FR"], ["US", "DE"]), (["DE", "FR", "US"], ["MX"]))
     for number, owned in enumerate(models, 2):
         intake.apply(published(model(("eu", owned[0]), ("us", owned[1]), number=number)))
+        intake.caught_up()
         accepted = prepared(intake, post)
         [record, *_] = accepted.records
         event = decode(tuple(record.headers), record.key, record.value, region="eu")
@@ -469,7 +471,26 @@ def test_the_operating_model_with_the_largest_number_is_in_force_and_of_one_numb
     assert owner_of_germany(intake) == ("om-1", "us")
 
 
+def test_a_model_comes_into_force_when_the_topic_was_read_to_its_end_and_no_earlier_one() -> None:
+    intake = item_intake()
+    intake.apply(published(model(("us", ["DE"]), number=8)))
+    intake.apply(published(model(("eu", ["DE"]), number=9)))
+    assert intake.ownership is not None
+    assert intake.ownership.id == "om-1"
+    assert intake.caught_up() is None
+    assert owner_of_germany(intake) == ("om-9", "eu")
+    assert REGISTRY.get_sample_value("piepowder_control_number", {"entity": "operating-model"}) == 9.0
+
+
+def test_before_the_topic_was_read_to_its_end_no_item_is_accepted() -> None:
+    intake = ItemIntake(codes=codes.load(), publishers={})
+    intake.apply(published(model(("eu", ["DE"]))))
+    with pytest.raises(Transient, match="No operating model is in force yet"):
+        prepared(intake, PRODUCT)
+
+
 def owner_of_germany(intake: ItemIntake) -> tuple[str, str | None]:
+    intake.caught_up()
     assert intake.ownership is not None
     return intake.ownership.id, intake.ownership.owner("DE")
 
