@@ -131,6 +131,7 @@ class ControlState:
     def delete(self, entity: str) -> None:
         """Note that an entity was deleted from the topic: it stays in force until a record with any number comes."""
         self.deleted.add(entity)
+        self._overtaken.discard(entity)
 
     def caught_up(self) -> str | None:
         """Note that the topic was read to its end; return the unmet condition of readiness, None if all are met."""

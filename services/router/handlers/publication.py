@@ -33,7 +33,7 @@ from shared.contracts.events import (
 from shared.contracts.topics import CONTROL
 from shared.kafka.producer import Producer, record
 from shared.runtime.clock import Clock, to_text
-from shared.runtime.errors import Transient
+from shared.runtime.errors import Poison, Transient
 from shared.runtime.retry import wait
 from shared.validation.faults import Fault
 
@@ -102,7 +102,7 @@ class PublishControl:
             log.warning("sent again, because a record that came too late follows: %s", overtaken[0].id)
             try:
                 await self._append(overtaken)
-            except Transient as error:
+            except (Transient, Poison) as error:
                 log.warning("not sent again yet: %s", error)
         return overtaken
 

@@ -23,6 +23,7 @@ from shared.kafka.producer import Appended
 from shared.kafka.stored_positions import StoredPosition
 from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.runtime.errors import Transient
 from tests.support.decision.cases import appealed, encoded, encoded_withdrawal, noticed, opened
 from tests.support.decision.restores import Decision, contradictions
 from tests.support.service_process import wait_until
@@ -233,7 +234,7 @@ async def test_the_positions_of_a_topic_that_was_created_again_are_set_back(stor
 async def test_positions_are_set_back_as_a_whole_or_not_at_all(store: RecoveryStore) -> None:
     partition = TopicPartition("decisions", 0)
     await store.save_positions("relay", {partition: StoredPosition(9, "old")})
-    with pytest.raises(asyncpg.CheckViolationError):
+    with pytest.raises(Transient, match="positions_check"):
         await store.replace_positions("relay", {partition: StoredPosition(-1, "new")})
     assert await store.positions("relay", [partition]) == {partition: StoredPosition(9, "old")}
 
@@ -471,8 +472,8 @@ async def test_stopped_partitions_of_cases_do_not_keep_claims_closed(decision: D
         assert await decision.condition() == "ok"
     for _ in range(2):  # a start is no second restore
         async with decision.running(ready=False):
-            await wait_until(partial(_may_claim, decision))
-            assert await decision.condition() == "ok"
+            await wait_until(lambda: _says(decision, "ok"))
+            assert await _may_claim(decision)
     assert [tuple(row) for row in await decision.rows("SELECT incarnation FROM recovery")] == [(1,)]
     recovered = [event for event in await decision.published() if event.attributes.type == DECISION_RECOVERED]
     assert len(recovered) == 1

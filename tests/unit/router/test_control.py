@@ -47,10 +47,15 @@ def test_a_record_that_came_too_late_is_reported_until_the_one_in_force_follows_
     assert control.overtaken == []
     control.apply(on_control(replace(policies(), id="ps-1-late")))
     assert (control.outcome("ps-1-late"), control.overtaken) == (False, [policies(number=2)])
+    control.delete("policy-set")
+    assert control.overtaken == [], "the deletion follows it"
     control.apply(on_control(policies(number=3)))
+    control.apply(on_control(replace(policies(), id="ps-1-later")))
+    assert control.overtaken == [policies(number=3)]
+    control.apply(on_control(policies(number=4)))
     assert control.overtaken == []
     with pytest.raises(Poison):
-        control.apply(on_control(policies(rule("b", "nope"), number=4)))
+        control.apply(on_control(policies(rule("b", "nope"), number=5)))
     assert control.overtaken == [], "a record that only this version cannot use is not overwritten"
 
 

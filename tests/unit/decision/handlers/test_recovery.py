@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from aiokafka import TopicPartition
@@ -15,26 +15,13 @@ from shared.kafka.producer import LocatingProducer
 from shared.kafka.stored_positions import StoredPosition
 from shared.runtime.clock import SystemClock
 from shared.runtime.readiness import Readiness
+from tests.support.decision.connections import connection
 
 HERE = "1/00000001/16384"
 
 
 def state(*, written: int, opened_for: str | None = HERE) -> RecoveryState:
     return RecoveryState(0, False, HERE, HERE, opened_for, written, False)
-
-
-class _Connection:
-    """A connection whose database has this state."""
-
-    def __init__(self, found: RecoveryState) -> None:
-        self._found = found
-
-    async def fetchrow(self, _: str) -> tuple[Any, ...]:
-        return tuple(self._found)
-
-
-def connection(found: RecoveryState) -> Any:
-    return _Connection(found)
 
 
 class _Store:

@@ -1,7 +1,6 @@
 """The gate of the database: open only for the database that was recovered, and never after it went back (promise 3)."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -9,6 +8,7 @@ from services.decision.domain.recovery import RecoveryState
 from services.decision.store.gate import Gate
 from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
+from tests.support.decision.connections import connection
 
 HERE = "1/00000001/16384"
 
@@ -17,23 +17,6 @@ def state(
     *, incarnation: int = 0, read_for: str | None = HERE, opened_for: str | None = HERE, written: int = 10
 ) -> RecoveryState:
     return RecoveryState(incarnation, False, HERE, read_for, opened_for, written, False)
-
-
-class _Connection:
-    """A connection whose database has this state; it answers after `delay`."""
-
-    def __init__(self, found: RecoveryState, delay: asyncio.Event | None = None) -> None:
-        self._found = found
-        self._delay = delay
-
-    async def fetchrow(self, _: str) -> tuple[Any, ...]:
-        if self._delay is not None:
-            await self._delay.wait()
-        return tuple(self._found)
-
-
-def connection(found: RecoveryState, delay: asyncio.Event | None = None) -> Any:
-    return _Connection(found, delay)
 
 
 def gate(known: RecoveryState) -> Gate:

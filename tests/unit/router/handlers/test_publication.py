@@ -29,16 +29,22 @@ from tests.support.router_samples import Progress, on_control, operating_model, 
 
 
 class LoopbackTopic:
-    """A control topic: each record is applied at once by the readers that are not in `stopped`."""
+    """A control topic: each record is applied at once by the readers that are not in `stopped`.
+
+    It refuses records while `refuses` is set.
+    """
 
     def __init__(self) -> None:
         self.readers: list[ControlState] = []
         self.stopped: set[ControlState] = set()
         self.sent: list[Record] = []
+        self.refuses = False
         self._read: Counter[ControlState] = Counter()
 
     async def send(self, records: Sequence[Record]) -> None:
         await asyncio.sleep(0)
+        if self.refuses:
+            raise Transient("Kafka does not respond.")
         self.sent += records
         self.deliver()
 
@@ -279,6 +285,19 @@ async def test_a_late_publication_of_a_router_that_was_stopped_does_not_come_int
     assert [router.control.rules.policy_set.published.number for router in (first, second)] == [3, 3]
     await first.publisher.repair(await first.publisher.repair([]))
     assert topic.compacted["policy-set"] == first.control.rules.policy_set.id
+
+
+async def test_a_part_is_sent_again_as_soon_as_kafka_accepts_it(router: RouterInMemory) -> None:
+    await router.publish([region()], [rule("a")])
+    with pytest.raises(Poison):
+        router.control.apply(on_control(policies(number=1)))
+    overtaken = await router.publisher.repair([])
+    router.topic.refuses = True
+    assert await router.publisher.repair(overtaken) == overtaken
+    router.topic.refuses = False
+    await router.publisher.repair(overtaken)
+    assert [r.key for r in router.topic.sent] == [b"operating-model", b"policy-set", b"policy-set"]
+    assert router.control.overtaken == []
 
 
 async def test_parts_that_do_not_fit_because_two_routers_published_them_are_reported() -> None:
