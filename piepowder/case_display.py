@@ -75,27 +75,34 @@ def effect(case: Mapping[str, Any], action: str) -> str:
     """The effect of an action on the item, in words."""
     kind, contested = case.get("case_type", "item"), contested_decision(case)
     if kind == "notice":
-        if action == "approve":
-            return "the notice is not followed, and the item stays as it is"
-        return "the notice is followed, and the item is restricted"
+        return "the item stays as it is" if action == "approve" else "the marketplace is told to restrict the item"
     if contested is None:
-        return "the item may be offered" if action == "approve" else "the item is restricted"
+        return f"the marketplace is told {'that it may offer' if action == 'approve' else 'to restrict'} the item"
     present = str(contested["action"])
-    about = "the notice" if contested.get("case_type") == "notice" else "the item"
     if action == "uphold":
         stays = "stays restricted" if present == "reject" else "stays as it is"
-        return f"the decision to {present} {about} stays, and the item {stays}"
-    changed = "is not restricted any more" if present == "reject" else "is restricted"
+        return f"the appeal fails: the decision to {contested_act(case)} stays, and the item {stays}"
+    told = "that the item is not restricted any more" if present == "reject" else "to restrict the item"
+    opposite = _OPPOSITE.get(present, "the opposite")
     return (
-        f"the decision to {present} {about} is replaced by {_OPPOSITE.get(present, 'the opposite')}: the item {changed}"
+        f"the appeal succeeds: the decision to {contested_act(case)} is replaced by {opposite},"
+        f" and the marketplace is told {told}"
     )
+
+
+def contested_act(case: Mapping[str, Any]) -> str:
+    """What the decision that an appeal contests did, in words: `reject the item`, `follow the notice`."""
+    contested = contested_decision(case) or {}
+    if contested.get("case_type") == "notice":
+        return "follow the notice" if contested["action"] == "reject" else "dismiss the notice"
+    return f"{contested['action']} the item"
 
 
 def case_display(
     case: Mapping[str, Any], rules: Rules, earlier: DecidedCases, now: datetime, *, lines: int | None = None
 ) -> RenderableType:
     """The case for the terminal. Each text is cut to `lines` lines (None: nothing is cut)."""
-    item, trace = item_case(case).get("item") or {}, case.get("trace") or {}
+    item, trace = item_case(case).get("item") or {}, item_case(case).get("trace") or {}
     price = item.get("price")
     version = item_case(case).get("version")
     shown: dict[str, object] = {
@@ -109,7 +116,7 @@ def case_display(
         "GTIN": item.get("gtin"),
         "price": console_output.price(price),
         "markets": ", ".join(item.get("markets") or []),
-        "language": item.get("language"),
+        "item's language": item.get("language"),
         "media": "\n".join(item.get("media") or []),
         "attributes": "\n".join(f"{name}: {value}" for name, value in (item.get("attributes") or {}).items()),
         "seller": _named(item.get("seller")),
@@ -140,16 +147,23 @@ def complaint(case: Mapping[str, Any]) -> dict[str, object]:
         shown |= {
             "appeal by": _person(appeal["appellant"]),
             "against": f"{_decision(contested, contested)}, on the {contested.get('case_type', 'item')}",
+            **_language("appeal", appeal),
             "appeal": _bold(appeal["explanation"]),
         }
     if notice := notice_of(case):
         shown |= {
             "notice by": _person(notice["reporter"]),
             "ground": notice["ground"],
+            **_language("notice", notice),
             "notice": _bold(notice["explanation"]),
             "where": "\n".join(notice["locations"]),
         }
     return shown
+
+
+def _language(what: str, complaint_of: Mapping[str, Any]) -> dict[str, object]:
+    language = complaint_of.get("language")
+    return {f"{what}'s language": language} if language else {}
 
 
 def due_in(due_at: str, now: datetime) -> str:

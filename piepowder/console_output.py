@@ -13,7 +13,11 @@ from rich.text import Text
 from piepowder.currency_decimals import decimals
 from shared.runtime.user_errors import sentence
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters, and characters that are not displayed or change the direction of others.
+_CONTROL: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"
+    r"\U000e0000-\U000e007f]"
+)
 _WIDE: Final = 160
 
 console: Final = Console(highlight=False, markup=False, emoji=False)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.output import Output
 
 ESC: Final = "\x1b"
-_ESC_SECONDS: Final = 0.1  # an arrow key begins with Esc, too; its other bytes follow at once
+_ESC_SECONDS: Final = 0.1  # arrow keys and Alt with a key begin with Esc, too; their other bytes follow at once
 
 
 class LineInput(Protocol):
@@ -81,20 +81,25 @@ class TerminalInput:
         from prompt_toolkit.history import DummyHistory  # noqa: PLC0415 - the same
         from prompt_toolkit.input import create_input  # noqa: PLC0415 - the same
         from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent  # noqa: PLC0415 - the same
+        from prompt_toolkit.keys import Keys  # noqa: PLC0415 - the same
         from prompt_toolkit.output import create_output  # noqa: PLC0415 - the same
 
         keys = KeyBindings()
 
-        @keys.add("escape", eager=True)
+        @keys.add("escape")
         def _(event: KeyPressEvent) -> None:
             event.app.exit(result=ESC)
+
+        @keys.add("escape", Keys.Any)
+        def _(_event: KeyPressEvent) -> None:
+            """Ignore Alt with a key that edits nothing: it is no cancellation, and the key is no answer."""
 
         os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")  # a terminal without the answer would be waited for
         self._input = keyboard or create_input(sys.stdin)
         self._session: PromptSession[str] = PromptSession(
             input=self._input, output=screen or create_output(sys.stdout), history=DummyHistory(), key_bindings=keys
         )
-        self._session.app.ttimeoutlen = _ESC_SECONDS
+        self._session.app.ttimeoutlen = self._session.app.timeoutlen = _ESC_SECONDS
 
     async def ask(self, prompt: str) -> str | None:
         """See `LineInput`."""

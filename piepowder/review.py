@@ -7,10 +7,12 @@ not claimed again in the same run.
 """
 
 import asyncio
+import signal
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -35,7 +37,15 @@ from shared.runtime.user_errors import UserError
 
 _FIELD_LINES: Final = 12  # of a long text on the screen
 _CANCEL: Final = ("", "q", "Q", ESC)  # Q, too: it must not become a note or a reason code
-_PAST: Final = {"approve": "Approved", "reject": "Rejected", "uphold": "Upheld", "overturn": "Overturned"}
+_PAST: Final = {
+    "approve": "approved",
+    "reject": "rejected",
+    "dismiss": "dismissed",
+    "follow": "followed",
+    "uphold": "upheld",
+    "overturn": "overturned",
+}
+_OF_A_NOTICE: Final = {"approve": "dismiss", "reject": "follow"}
 _KEYS: Final = {"n": "note", "v": "view", "s": "skip", "q": "quit"}  # besides the actions of the case
 _clock = SystemClock()
 
@@ -105,9 +115,8 @@ class TerminalReviewer:
                 if await self._review(review) is _Next.END:
                     return
             finally:
-                await asyncio.shield(review.end())
-        skipped = f" except the {len(self._skipped)} that you skipped" if self._skipped else ""
-        console_output.show(f"No case waits{skipped}.")
+                await asyncio.shield(self._end(review))
+        await self._show_end()
 
     def show_summary(self) -> None:
         """Show the number of cases by outcome, and the pace."""
@@ -115,9 +124,30 @@ class TerminalReviewer:
         decided = sum(actions.values())
         seconds = self._clock.monotonic() - self._began
         pace = f", {_duration(seconds / decided)} for each" if decided else ""
-        counts = ", ".join(f"{n} {action}" for action, n in actions.items()) or "no case"
+        counts = ", ".join(f"{n} {_PAST[verb]}" for verb, n in actions.items()) or "no case"
         others = "".join(f" {self.done[what]} {what}." for what in ("skipped", "lost") if self.done[what])
         console_output.show(f"You decided {decided} in {_duration(seconds)}{pace}: {counts}.{others}")
+
+    async def _end(self, review: "_CaseReview") -> None:
+        """Release the case, unless its lease has ended; find out whether a decision without a response was made."""
+        sent = review.sent
+        if await review.end() and sent is not None:
+            self.done[sent.verb] += 1
+            console_output.show(f"{sent.done} The response was lost, but the decision is recorded.", "green")
+
+    async def _show_end(self) -> None:
+        waiting, skipped = await self._session.waiting(), len(self._skipped)
+        what = f"No case waits except the {skipped} that you skipped" if skipped else "No case waits"
+        if waiting is None or waiting <= skipped:
+            console_output.show(f"{what}.")
+            return
+        others = waiting - skipped
+        console_output.show(
+            f"{what}, and {others:,} that you may not decide, such as appeals against your own decisions."
+            if skipped
+            else f"No case waits that you may decide. {others:,} wait for other reviewers, such as appeals against your"
+            " own decisions."
+        )
 
     async def _review(self, review: "_CaseReview") -> _Next:
         """Show the case and execute the reviewer's entries until it is done, or the review ends."""
@@ -129,7 +159,8 @@ class TerminalReviewer:
         if contested_decision(case) is not None:
             actions = {"u": "uphold", "o": "overturn"}
         for action in actions.values():
-            console_output.show(f"  {action}: {case_display.effect(case, action)}", "dim")
+            named = action if (verb := _verb(case, action)) == action else f"{action} ({verb} the notice)"
+            console_output.show(f"  {named}: {case_display.effect(case, action)}", "dim")
         keys = actions | _KEYS
         prompt = "  ".join(f"[{key}]{word[1:]}" for key, word in keys.items()) + " > "
         self._lines.discard_typed()
@@ -152,7 +183,9 @@ class TerminalReviewer:
             elif entered == "n":
                 note = await self._ask_note(note)
             elif entered == "v":
-                await asyncio.to_thread(self._page, case, earlier)
+                with _interrupts_ignored():
+                    await asyncio.to_thread(self._page, case, earlier)
+                self._lines.discard_typed()  # keys of the pager
             elif entered not in _CANCEL:
                 *others, last = keys
                 console_output.show(f"Nothing was done: enter {', '.join(others)} or {last}, then Enter.")
@@ -163,23 +196,33 @@ class TerminalReviewer:
         if case_display.rejects(case, action):
             asked = await self._ask_reasons(case)
             if not asked:
-                return _cancelled(asked is None)
+                return self._cancelled(asked is None)
             reasons = asked
-        what = f"{action} {_named(case)}" + (f" for {', '.join(reasons)}" if reasons else "")
-        what += f", note “{console_output.clean(note, 200)}”" if note else ""
-        if reasons or self._confirm:
-            console_output.show(f"{what[0].upper()}{what[1:]}: {case_display.effect(case, action)}.", "bold")
+        if reasons or self._confirm or case.get("case_type", "item") != "item":
+            with_note = f", note “{console_output.clean(note, 200)}”" if note else ""
+            what = f"{_verb(case, action).capitalize()} {_object(case, reasons)}{with_note}"
+            console_output.show(f"{what}: {case_display.effect(case, action)}.", "bold")
             answer = await self._lines.ask("y and Enter to send it > ")
             if answer != "y":
-                return _cancelled(answer is None)
+                return self._cancelled(answer is None)
         return await self._send(review, action, reasons, note)
 
+    def _cancelled(self, is_end: bool) -> _Next:
+        """Show that the action is cancelled; `is_end`: by the end of the input."""
+        console_output.show("Cancelled: nothing was sent.")
+        self._lines.discard_typed()  # what was typed for the cancelled action is no answer to the next prompt
+        return _Next.END if is_end else _Next.CHOICE
+
     async def _send(self, review: "_CaseReview", action: str, reasons: Sequence[str], note: str) -> _Next:
+        verb = _verb(review.leased.case, action)
+        done = f"{_PAST[verb].capitalize()} {_object(review.leased.case, reasons)}."
+        review.sent = _Sent(verb, action, done)
         try:
             await self._session.decide(review.leased, action, reasons, note)
         except ApiError as error:
             if error.status not in (409, 422):
                 raise
+            review.sent = None
             console_output.show(f"Not decided: {error}", "red")
             if error.slug not in LEASE_ENDED:
                 return _Next.CHOICE  # still leased: another action, a skip or other reasons are possible
@@ -187,9 +230,8 @@ class TerminalReviewer:
             self.done["lost"] += 1
             return _Next.CASE
         review.lease_ended()
-        self.done[action] += 1
-        reason = f" for {', '.join(reasons)}" if reasons else ""
-        console_output.show(f"{_PAST[action]} {_named(review.leased.case)}{reason}.", "green")
+        self.done[verb] += 1
+        console_output.show(done, "green")
         return _Next.CASE
 
     async def _ask_reasons(self, case: Mapping[str, Any]) -> list[str] | None:
@@ -227,6 +269,7 @@ class TerminalReviewer:
         text = "" if entered is None else entered.strip()
         if text in _CANCEL:
             console_output.show(f"The note is unchanged: {console_output.clean(note, 200) or 'none'}.")
+            self._lines.discard_typed()
             return note
         problem = f"is longer than {LONGEST_NOTE} characters" if len(text) > LONGEST_NOTE else ""
         if "\0" in text or ESC in text:
@@ -267,12 +310,22 @@ class TerminalReviewer:
             self._show_case(case, earlier, lines=None)
 
 
+class _Sent(NamedTuple):
+    """A decision that was sent; `done` is the sentence that reports it."""
+
+    verb: str
+    action: str
+    done: str
+
+
 class _CaseReview:
-    """A leased case under review: extends the lease until it ends. `lost` is the reason why the lease is lost."""
+    """A leased case under review: extends the lease until it ends. `lost` is the reason why the lease is lost; `sent`
+    is a decision that was sent and has had no response."""
 
     def __init__(self, leased: LeasedCase, session: ReviewSession, clock: Clock) -> None:
         self.leased = leased
         self.lost = ""
+        self.sent: _Sent | None = None
         self._session = session
         self._clock = clock
         self._held = True
@@ -283,34 +336,45 @@ class _CaseReview:
         self._held = False
         self._extending.cancel()
 
-    async def end(self, reason: str = "not decided") -> None:
-        """Release the case, unless its lease has ended."""
+    async def end(self, reason: str = "not decided") -> bool:
+        """Release the case, unless its lease has ended; True if the decision that was sent is recorded."""
         if not self._held or self.lost:
             self._extending.cancel()
-            return
+            return False
         self.lease_ended()
         try:
             await self._session.release(self.leased, reason)
         except UserError as error:
+            if self.sent is not None and await self._is_recorded(self.sent):
+                return True
             console_output.show(f"Not released: {error}", "red")
+            if self.sent is not None:
+                console_output.show(
+                    f"Your decision ({self.sent.verb}) had no response. It may have been recorded:"
+                    f" see case {self.leased.id}.",
+                    "red",
+                )
+        return False
+
+    async def _is_recorded(self, sent: _Sent) -> bool:
+        try:
+            decision = await self._session.decision(self.leased)
+        except UserError:
+            return False
+        return decision == (self._session.reviewer, sent.action)
 
     async def _extend(self) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
             try:
                 await self._session.heartbeat(self.leased)
-            except ApiError as error:
+            except UserError as error:
+                if not isinstance(error, ApiError) or error.slug not in LEASE_ENDED:  # the lease may still run
+                    console_output.show(f"\nThe lease was not extended: {error}", "red")
+                    continue
                 self.lost = f"case {self.leased.id} is no longer yours: {error}"
                 console_output.show(f"\nCase {self.leased.id} is no longer yours: {error}", "red")
                 return
-            except UserError as error:  # the service does not respond; the lease may still run
-                console_output.show(f"\nThe lease was not extended: {error}", "red")
-
-
-def _cancelled(is_end: bool) -> _Next:
-    """Show that the action is cancelled; `is_end`: by the end of the input."""
-    console_output.show("Cancelled: nothing was sent.")
-    return _Next.END if is_end else _Next.CHOICE
 
 
 def _show_codes(codes: ValidReasons) -> None:
@@ -320,12 +384,37 @@ def _show_codes(codes: ValidReasons) -> None:
     console_output.console.print(table)
 
 
+def _verb(case: Mapping[str, Any], action: str) -> str:
+    """The action in words that a reviewer cannot misread: to approve a notice means to dismiss it."""
+    return _OF_A_NOTICE[action] if case.get("case_type", "item") == "notice" else action
+
+
+def _object(case: Mapping[str, Any], reasons: Sequence[str]) -> str:
+    """The object of the verb with the reasons, on one line: an item, a notice, or the decision that an appeal
+    contests."""
+    for_reasons = f" for {', '.join(reasons)}" if reasons else ""
+    kind = case.get("case_type", "item")
+    if kind == "item":
+        return f"{_named(case)}{for_reasons}"
+    if kind == "notice":
+        return f"the notice about {_named(case)}{for_reasons}"
+    return f"the decision to {case_display.contested_act(case)} {_named(case)}{for_reasons}"
+
+
 def _named(case: Mapping[str, Any]) -> str:
     """The subject and the title of a case, on one line."""
     title = console_output.clean((case_display.item_case(case).get("item") or {}).get("title", ""), 60)
-    kind = case.get("case_type", "item")
-    about = "" if kind == "item" else f"the {kind} about "
-    return f"{about}{case_display.subject(case)}" + (f" “{title}”" if title else "")
+    return case_display.subject(case) + (f" “{title}”" if title else "")
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C: it belongs to the pager. A handler, because the pager would inherit SIG_IGN."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _duration(seconds: float) -> str:

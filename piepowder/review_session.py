@@ -95,6 +95,12 @@ class ReviewSession:
             body["note"] = note
         await self._post(leased, "decisions", body)
 
+    async def decision(self, leased: LeasedCase) -> tuple[str, str] | None:
+        """The reviewer and the action of the case's last decision; None if it has none."""
+        case = await self._api.get(self._service, f"/v1/cases/{leased.id}")
+        decisions = case["decisions"]
+        return (str(decisions[-1]["reviewer"]), str(decisions[-1]["action"])) if decisions else None
+
     async def reason_codes(self) -> ValidReasons:
         """The reason codes that are valid now."""
         found = await self._api.get(self._service, "/v1/reasons")

@@ -167,7 +167,7 @@ def test_thirty_cases_are_decided_as_meant(cell: Cell) -> None:
         screen.expect(CONFIRM)
         screen.press(CTRL_C)
         summary = screen.expect("1 skipped. 1 lost.")
-        assert re.search(r"You decided 15 in \d+ \w+, \d+ s for each: 8 approve, 7 reject\.", summary)
+        assert re.search(r"You decided 15 in \d+ \w+, \d+ s for each: 8 approved, 7 rejected\.", summary)
         assert screen.wait() == 130
     assert stored(cell, cases) == expected
 
@@ -246,7 +246,7 @@ def test_everything_that_the_reviewer_judges_is_shown_and_a_pipe_works_too(cell:
         'if (kind == "product") and ("counterfeit-words" in terms)',
         "found “replica” (counterfeit-words)",
         "item version 1: reject for COUNTERFEIT, by zoe (in_house)",
-        "reject: the item is restricted",
+        "reject: the marketplace is told to restrict the item",
     ):
         assert text in output, text
     output = piped("r\n+\ny\nq\n")
@@ -263,13 +263,13 @@ def test_notices_and_appeals_are_decided_with_their_effect_in_words(cell: Cell) 
     review = [sys.executable, "-m", "piepowder", "review", *arguments]
     with PseudoTerminal([*review, "--reviewer", "ann"], cwd=str(project_root()), env=environment("xterm")) as screen:
         shown = screen.expect(FIRST)
-        assert "reject: the notice is followed, and the item is restricted" in shown
+        assert "reject (follow the notice): the marketplace is told to restrict the item" in shown
         screen.press("r\r")
         screen.expect(REASONS)
         screen.press("+\r")
         assert "the notice about web:product:reported" in screen.expect(CONFIRM)
         screen.press("y\r")
-        screen.expect("Rejected the notice about web:product:reported")
+        screen.expect("Followed the notice about web:product:reported")
         screen.expect("No case waits.")
         assert screen.wait() == 0
     until_complaint_status(cell, "notices", reported["notice_id"], "decided")
@@ -278,12 +278,14 @@ def test_notices_and_appeals_are_decided_with_their_effect_in_words(cell: Cell) 
     review += ["--queue", "appeals"]
     with PseudoTerminal([*review, "--reviewer", "ben"], cwd=str(project_root()), env=environment("xterm")) as screen:
         shown = screen.expect(FIRST)
-        assert "overturn: the decision to reject the notice is replaced by approve" in shown
+        assert "overturn: the appeal succeeds: the decision to follow the notice is replaced by approve" in shown
         assert "by ann (in_house)" in " ".join(shown.split())
         screen.press("a\r")
         screen.expect(NOTHING)
         screen.press("o\r")
-        screen.expect("Overturned the appeal about web:product:reported")
+        assert "Overturn the decision to follow the notice web:product:reported" in screen.expect(CONFIRM)
+        screen.press("y\r")
+        screen.expect("Overturned the decision to follow the notice web:product:reported")
         assert screen.wait() == 0
     found = until_complaint_status(cell, "notices", reported["notice_id"], "decided")
     assert found["decision"]["action"] == "approve"

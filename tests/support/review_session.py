@@ -43,6 +43,7 @@ class MemoryReviews:
         self._failing = dict(failing or {})
         self._tokens = 0
         self.failed = asyncio.Event()
+        self.reviewer = "r-71"
 
     async def claim(self, *, skipped: Sequence[str] = (), only: Sequence[str] = ()) -> LeasedCase | None:
         del only
@@ -67,6 +68,10 @@ class MemoryReviews:
         self._fail("decide")
         self.held.remove(leased.id)
         self.made.append(Made(leased.id, action, list(reasons), note))
+
+    async def decision(self, leased: LeasedCase) -> tuple[str, str] | None:
+        made = next((made for made in self.made if made.case_id == leased.id), None)
+        return None if made is None else (self.reviewer, made.action)
 
     async def reason_codes(self) -> ValidReasons:
         self._fail("reason_codes")

@@ -117,6 +117,7 @@ class ConcernedView(View):
     version: int | None
     state: str
     item: Annotated[events.Item, Embedded()]
+    trace: Annotated[events.Trace, Embedded()]
     notice: Annotated[events.Notice, Embedded()] | None
     decisions: list[DecisionView]
 

@@ -132,14 +132,20 @@ def test_a_long_text_is_cut_on_the_screen_only_and_the_missing_lines_are_counted
 @pytest.mark.parametrize(
     ("kind", "contested", "action", "restricts", "words"),
     [
-        ("item", None, "approve", False, "the item may be offered"),
-        ("item", None, "reject", True, "the item is restricted"),
-        ("notice", None, "approve", False, "the notice is not followed, and the item stays as it is"),
-        ("notice", None, "reject", True, "the notice is followed, and the item is restricted"),
+        ("item", None, "approve", False, "the marketplace is told that it may offer the item"),
+        ("item", None, "reject", True, "the marketplace is told to restrict the item"),
+        ("notice", None, "approve", False, "the item stays as it is"),
+        ("notice", None, "reject", True, "the marketplace is told to restrict the item"),
         ("appeal", "reject", "uphold", False, "the decision to reject the item stays, and the item stays restricted"),
         ("appeal", "approve", "uphold", False, "the decision to approve the item stays, and the item stays as it is"),
-        ("appeal", "reject", "overturn", False, "replaced by approve: the item is not restricted any more"),
-        ("appeal", "approve", "overturn", True, "replaced by reject: the item is restricted"),
+        (
+            "appeal",
+            "reject",
+            "overturn",
+            False,
+            "and the marketplace is told that the item is not restricted any more",
+        ),
+        ("appeal", "approve", "overturn", True, "replaced by reject, and the marketplace is told to restrict the item"),
     ],
 )
 def test_each_action_states_its_effect_and_asks_for_reasons_only_if_it_restricts(

@@ -34,6 +34,11 @@ async def test_a_closed_input_is_the_end_of_the_input(monkeypatch: pytest.Monkey
         ("ab\x7f\r", ["a"]),
         ("\r", [""]),
         ("\x1b[Aa\r", ["a"]),  # an arrow key is no Esc
+        ("\x1ba\r", [""]),  # Alt with a key neither cancels nor answers
+        ("\x1bz\r", [""]),
+        ("il y est\x1b\x7f\r", ["il y "]),  # Alt+Backspace deletes a word
+        ("un mot\x1bb!\r", ["un !mot"]),  # Alt+B goes back a word
+        ("a\x1b[97u\r", ["a97u"]),  # an unknown sequence is no Esc
         ("\x1b[200~a\r\nb\x1b[201~\r", ["a\nb"]),  # Enter in a pasted text ends no line
         ("ä💥\r", ["ä💥"]),
         ("\x04", [None]),

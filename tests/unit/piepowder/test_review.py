@@ -14,7 +14,7 @@ from rich.console import Console
 
 from piepowder import console_output, review
 from piepowder.line_input import TerminalInput
-from piepowder.review_session import LEASE_ENDED, ValidReasons, suggested_reasons
+from piepowder.review_session import LEASE_ENDED, LeasedCase, ValidReasons, suggested_reasons
 from tests.support.decision.cases import opened
 from tests.support.review_session import CODES, Made, MemoryReviews, ScriptedInput, reviewer, shown, worked
 
@@ -39,7 +39,10 @@ async def test_an_approval_is_a_letter_and_a_rejection_needs_reasons_and_a_confi
     assert reviews.made == [Made(ID, "approve", []), Made(CASES[1]["case_id"], "reject", ["FAKE", "WEAPONS"])]
     assert done == {"approve": 1, "reject": 1}
     assert asked[2:4] == ["reason codes, + for OTHER, ? for a list, q to cancel > ", "y and Enter to send it > "]
-    assert "Reject shop:product:s1 “Uhr s1” for FAKE, WEAPONS: the item is restricted.\n" in said.getvalue()
+    assert (
+        "Reject shop:product:s1 “Uhr s1” for FAKE, WEAPONS: the marketplace is told to restrict the item.\n"
+        in said.getvalue()
+    )
     assert "Rejected shop:product:s1 “Uhr s1” for FAKE, WEAPONS.\n" in said.getvalue()
     assert "Approved shop:product:s0 “Uhr s0”.\n" in said.getvalue()
     assert reviews.released == [(CASES[2]["case_id"], "not decided")]
@@ -87,7 +90,7 @@ async def test_a_cancelled_note_leaves_the_note_unchanged(cancel: str) -> None:
 async def test_a_note_belongs_to_its_case_only_and_is_part_of_the_confirmation(said: io.StringIO) -> None:
     reviews, _, _ = await worked(CASES, "n", " a fake dial ", "r", "+", "y", "a", "q")
     assert [made.note for made in reviews.made] == ["a fake dial", ""]
-    assert "for OTHER, note “a fake dial”: the item is restricted." in said.getvalue()
+    assert "for OTHER, note “a fake dial”: the marketplace is told to restrict the item." in said.getvalue()
 
 
 @pytest.mark.parametrize("note", ["x" * 5001, "a\0b", "a\x1b[2J"])
@@ -127,18 +130,91 @@ async def test_after_a_lost_lease_the_next_case_comes_and_nothing_is_released(sl
     assert (reviews.released, dict(person.done)) == ([], {"lost": 1, "approve": 1})
 
 
+class Slow(ScriptedInput):
+    """A person who enters a line only after a call has failed."""
+
+    def __init__(self, reviews: MemoryReviews, *lines: str) -> None:
+        super().__init__(*lines)
+        self._reviews = reviews
+
+    async def ask(self, prompt: str) -> str | None:
+        await self._reviews.failed.wait()
+        await asyncio.sleep(0)  # the review notes the failure
+        return await super().ask(prompt)
+
+
+@pytest.mark.parametrize("slug", ["unauthorized", "unavailable", "rate-limited"])
+async def test_a_heartbeat_that_fails_for_another_reason_is_no_lost_lease(
+    slug: str, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+) -> None:
+    monkeypatch.setattr(review, "LEASE_SECONDS", 0)
+    reviews = MemoryReviews(CASE, failing={"heartbeat": slug})
+    person = reviewer(reviews, Slow(reviews, "a"))
+    await person.work()
+    assert (reviews.made, dict(person.done)) == ([Made(ID, "approve", [])], {"approve": 1})
+    assert f"The lease was not extended: Refused: {slug}." in said.getvalue()
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, asyncio.CancelledError])
+async def test_a_decision_without_a_response_is_looked_up(interrupt: type[BaseException], said: io.StringIO) -> None:
+    class Interrupted(MemoryReviews):
+        async def decide(self, leased: LeasedCase, action: str, reasons: Sequence[str], note: str = "") -> None:
+            await super().decide(leased, action, reasons, note)
+            raise interrupt
+
+    reviews = Interrupted(CASE, failing={"release": "already-decided"})
+    person = reviewer(reviews, ScriptedInput("a"))
+    with suppress(interrupt):
+        await person.work()
+    person.show_summary()
+    assert (reviews.made, dict(person.done)) == ([Made(ID, "approve", [])], {"approve": 1})
+    assert "Approved shop:product:s0 “Uhr s0”. The response was lost, but the decision is recorded." in said.getvalue()
+    assert "You decided 1 in 0 s, 0 s for each: 1 approved." in said.getvalue()
+
+
+async def test_a_decision_that_did_not_arrive_is_not_counted(said: io.StringIO) -> None:
+    class Interrupted(MemoryReviews):
+        async def decide(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    for failing, said_last in (({}, ""), ({"release": "lease-expired"}, "Your decision (approve) had no response.")):
+        reviews = Interrupted(CASE, failing=failing)
+        person = reviewer(reviews, ScriptedInput("a"))
+        with suppress(KeyboardInterrupt):
+            await person.work()
+        assert (reviews.made, dict(person.done)) == ([], {})
+        assert said_last in said.getvalue()
+
+
+async def test_cases_that_only_others_may_decide_are_counted(said: io.StringIO) -> None:
+    class Others(MemoryReviews):
+        async def waiting(self) -> int | None:
+            return len(self.waiting_cases) + 2
+
+    await reviewer(Others(CASE), ScriptedInput("s")).work()
+    assert (
+        "No case waits except the 1 that you skipped, and 2 that you may not decide, such as appeals against your own"
+        " decisions.\n"
+    ) in said.getvalue()
+    await reviewer(Others(), ScriptedInput()).work()
+    assert (
+        "No case waits that you may decide. 2 wait for other reviewers, such as appeals against your own decisions.\n"
+    ) in said.getvalue()
+
+
+async def test_keys_of_the_pager_and_of_a_cancelled_action_are_forgotten() -> None:
+    for lines, discarded in ((("v", "q"), 2), (("r", "q", "q"), 2), (("r", "FAKE", "x", "q"), 2), (("n", "q", "q"), 2)):
+        keyboard = ScriptedInput(*lines)
+        await reviewer(MemoryReviews(CASE), keyboard).work()
+        assert keyboard.discarded == discarded, lines
+
+
 @pytest.mark.parametrize("line", ["a", "r", "s", "n", "v", "x", ""])
 async def test_a_line_after_the_loss_of_the_lease_sends_nothing(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(review, "LEASE_SECONDS", 0)
     reviews = MemoryReviews(CASE, failing={"heartbeat": "lease-expired"})
 
-    class Slow(ScriptedInput):
-        async def ask(self, prompt: str) -> str | None:
-            await reviews.failed.wait()
-            await asyncio.sleep(0)  # the review notes the loss
-            return await super().ask(prompt)
-
-    person = reviewer(reviews, Slow(line))
+    person = reviewer(reviews, Slow(reviews, line))
     await person.work()
     assert (reviews.made, reviews.released, dict(person.done)) == ([], [], {"lost": 1})
 
@@ -215,14 +291,23 @@ async def test_the_summary_has_counts_and_pace(said: io.StringIO) -> None:
     await person.work()
     person._began -= 90
     person.show_summary()
-    assert "You decided 2 in 90 s, 45 s for each: 1 approve, 1 reject. 1 skipped.\n" in said.getvalue()
+    assert "You decided 2 in 90 s, 45 s for each: 1 approved, 1 rejected. 1 skipped.\n" in said.getvalue()
     assert "No case waits except the 1 that you skipped.\n" in said.getvalue()
     assert "1 decided · 0 s for each · 1 more wait\n" in said.getvalue()
 
 
 # Property: no key that is pressed once decides anything, whatever was entered before.
 
-KEYS = [*"arsqyY+ \r\n\t\x03\x04\x0b\x10\x12\x1a\x7f", "\x1b", "\x1b[A", "\x1b[200~a\r\x1b[201~"]
+KEYS = [
+    *"arsqyY+ \r\n\t\x03\x04\x0b\x10\x12\x1a\x7f",
+    "\x1b",
+    "\x1b[A",
+    "\x1ba",
+    "\x1br",
+    "\x1by",
+    "\x1b\x7f",
+    "\x1b[200~a\r\x1b[201~",
+]
 STATES: dict[tuple[str, ...], list[Made]] = {  # lines that lead to a prompt, and the decisions that they made
     (): [],
     ("r",): [],

@@ -1,9 +1,11 @@
 """Notices and appeals at the terminal: their display, and the reviewers' actions."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import pytest
 
 from deploy.local.accounting import AuditCounts, ItemOutcome, Ledger
 from piepowder import console_output, timeline
@@ -28,8 +30,8 @@ LETTERS = "  [n]ote  [v]iew  [s]kip  [q]uit > "
 
 
 async def test_a_reviewer_is_offered_the_actions_of_the_case_type() -> None:
-    reviews, asked, done = await worked(APPEALED, "a", "r", "o")
-    assert asked == ["[u]phold  [o]verturn" + LETTERS] * 3
+    reviews, asked, done = await worked(APPEALED, "a", "r", "o", "y")
+    assert asked == [*["[u]phold  [o]verturn" + LETTERS] * 3, "y and Enter to send it > "]
     assert (reviews.made, done) == ([Made(APPEALED["case_id"], "overturn", [])], {"overturn": 1})
     reviews, asked, _ = await worked(NOTICED, "o", "u", "r", "+", "y")
     assert asked[0] == "[a]pprove  [r]eject" + LETTERS
@@ -50,14 +52,46 @@ async def test_the_effect_of_each_action_on_the_item_is_stated_in_words() -> Non
         return captured.get()
 
     notice = await said(NOTICED)
-    assert "approve: the notice is not followed, and the item stays as it is" in notice
-    assert "reject: the notice is followed, and the item is restricted" in notice
+    assert "approve (dismiss the notice): the item stays as it is" in notice
+    assert "reject (follow the notice): the marketplace is told to restrict the item" in notice
     appeal = await said(APPEALED)
-    assert "uphold: the decision to reject the item stays, and the item stays restricted" in appeal
-    assert "overturn: the decision to reject the item is replaced by approve: the item is not restricted" in appeal
+    assert "uphold: the appeal fails: the decision to reject the item stays, and the item stays restricted" in appeal
+    assert "overturn: the appeal succeeds: the decision to reject the item is replaced by approve" in appeal
     approval = await said(AGAINST_APPROVAL)
-    assert "uphold: the decision to approve the notice stays, and the item stays as it is" in approval
-    assert "overturn: the decision to approve the notice is replaced by reject: the item is restricted" in approval
+    assert "uphold: the appeal fails: the decision to dismiss the notice stays, and the item stays as it is" in approval
+    assert "overturn: the appeal succeeds: the decision to dismiss the notice is replaced by reject" in approval
+
+
+@pytest.mark.parametrize(
+    ("case", "lines", "confirmed", "done", "count"),
+    [
+        (NOTICED, ["a"], "Dismiss the notice about shop:product:B07 “Uhr B07”: the item stays", "Dismissed", "dismiss"),
+        (NOTICED, ["r", "FAKE"], "Follow the notice about shop:product:B07 “Uhr B07” for FAKE: ", "Followed", "follow"),
+        (APPEALED, ["u"], "Uphold the decision to reject the item shop:product:B07 “Uhr B07”: ", "Upheld", "uphold"),
+        (APPEALED, ["o"], "Overturn the decision to reject the item shop:product:B07 ", "Overturned", "overturn"),
+    ],
+)
+async def test_a_decision_on_a_complaint_is_confirmed_in_words_that_cannot_be_misread(
+    case: dict[str, Any], lines: list[str], confirmed: str, done: str, count: str
+) -> None:
+    for answer, expected in (("y", {count: 1}), ("", {}), ("a", {})):
+        with console_output.console.capture() as captured:
+            reviews, asked, counts = await worked(case, *lines, answer)
+        assert confirmed in captured.get()
+        assert asked[len(lines)] == "y and Enter to send it > "
+        assert (counts, len(reviews.made)) == (expected, len(expected))
+        assert (f"{done} the " in captured.get()) is bool(expected)
+
+
+def test_the_language_of_a_complaint_and_the_policies_about_the_item_are_shown() -> None:
+    assert NOTICE.notice is not None
+    notice = msgspec.structs.replace(NOTICE.notice, language="fr")
+    trace = {"policy_set": "ps-1", "matched": ["spy-cameras"], "terms": {"surveillance": "spy camera"}}
+    case = shown(msgspec.structs.replace(NOTICE, notice=notice), ITEM_SHOWN | {"trace": trace})
+    text = text_of(case)
+    assert re.search(r"notice's language +fr *\n", text)
+    assert re.search(r"why +spy-cameras *\n +found “spy camera” \(surveillance\) *\n", text)
+    assert "no policy matched" not in text
 
 
 def text_of(case: dict[str, Any], earlier: DecidedCases = DecidedCases()) -> str:  # noqa: B008 - immutable
