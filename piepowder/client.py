@@ -16,7 +16,7 @@ from shared.runtime.retry import Backoff
 from shared.runtime.user_errors import UserError, cause, sentence
 
 _RETRIED: Final = (408, 425, 429, 502, 503, 504)
-_SILENT_ATTEMPTS: Final = 4  # about two seconds; then the command says that it waits
+SILENT_ATTEMPTS: Final = 4  # about two seconds; then the command says that it waits
 _PACE: Final = Backoff(first=0.2, longest=5.0)
 _clock = SystemClock()
 
@@ -95,7 +95,7 @@ class Api:
                     raise ApiError(response.status_code, _problem(response))
                 return response
             pause = delay(response, attempt)
-            if attempt == _SILENT_ATTEMPTS:
+            if attempt == SILENT_ATTEMPTS:
                 place = f"{service} at {self.profile.url(service)}"
                 warn(f"{place} did not complete the request: {failure}. Trying for up to {self._patience:.0f} s.")
             if _clock.monotonic() + pause > deadline:

@@ -77,8 +77,8 @@ async def submit_listings(
         except asyncio.CancelledError:
             tally = submitter.tally
             console_output.show(
-                f"Interrupted: {listings.unit}s up to {tally.last_line:,} were sent ({_counts(tally)}). Submit the file"
-                " again to continue; those that were sent stay accepted or refused."
+                f"Interrupted. {tally.sent_lines(listings.unit)} ({_counts(tally)}). Submit the file again to continue;"
+                " those that were sent stay accepted or refused."
             )
             raise
 

@@ -14,7 +14,8 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from piepowder.client import Api, delay, problem_text
+from piepowder.client import SILENT_ATTEMPTS, Api, delay, problem_text
+from piepowder.console_output import warn
 from piepowder.imports.rows import Listing, Refusal
 from piepowder.lenience import without_faulty_fields
 from piepowder.tally import JournalEntry, Tally
@@ -90,10 +91,12 @@ class ItemSubmitter:
                 raise UserError(sentence(f"intake refused the whole batch: {why}"), "None of its lines was accepted.")
             if lines:
                 pause = delay(response, attempt)
+                if attempt == SILENT_ATTEMPTS:
+                    warn(f"intake has returned no verdict yet: {why}. Trying for up to {self.patience:.0f} s.")
                 if _clock.monotonic() + pause - since > self.patience:
                     raise UserError(
                         f"intake returned no verdict for {self.patience:.0f} seconds: {why}.",
-                        f"Lines up to {self.tally.last_line} were sent; submit the file again when intake responds.",
+                        f"{self.tally.sent_lines()}; submit the file again when intake responds.",
                     )
                 await asyncio.sleep(pause)
 

@@ -108,6 +108,10 @@ class Tally(RefusalTally):
                 self.items.add(item)
                 self.regions[item.region] += 1
 
+    def sent_lines(self, unit: str = "line") -> str:
+        """How far the lines were sent, as the beginning of a sentence."""
+        return f"{unit.capitalize()}s up to {self.last_line:,} were sent" if self.last_line else f"No {unit} was sent"
+
 
 def show_refusals(tally: RefusalTally, report: Path | None, limit: int = _REASONS_SHOWN, unit: str = "line") -> None:
     """Show the refusals by reason with their number and an example, the fields that were left out, and the path of the

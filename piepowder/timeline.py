@@ -52,10 +52,16 @@ async def timeline(api: Api, wanted: str, regions: Sequence[str]) -> list[Tree]:
 def _tree(title: str, events: Sequence[Mapping[str, Any]]) -> Tree:
     root = Tree(Text(title, style="bold"), guide_style="dim")
     branches: dict[str | None, Tree] = {}
+    opened: set[str] = set()
     start = from_text(events[0]["time"])
     for event in events:
         after = (from_text(event["time"]) - start).total_seconds()
         name = event["type"].removeprefix("piepowder.").removesuffix(".v1")
+        if name == "case.opened" and isinstance(event["data"], dict):
+            case_id = str(event["data"].get("case_id"))
+            if case_id in opened:
+                name += " (repeated: the case existed already)"
+            opened.add(case_id)
         line = Text.assemble((f"{event['time']} +{after:.3f} s  ", "dim"), (name, "bold"), f"  {_summary(event)}")
         branches[event["id"]] = branches.get(event["causation_id"], root).add(line)
     return root

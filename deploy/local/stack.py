@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deploy.local.files import FolderLock, make_private
+from deploy.local.files import FolderLock, make_private, write_whole
 from deploy.local.jars import Report
 from deploy.local.kafka import LocalKafka
 from deploy.local.kafka_probe import a_broker_responds
@@ -53,6 +53,7 @@ class LocalStack(Startable):
         if not (external_kafka and external_url):
             with file_errors(self.folder):
                 make_private_folder(self.folder)
+                write_whole(self.folder / ".gitignore", "*\n")  # the folder holds keys and personal data
                 self._lock.acquire()
                 self._make_private()
         try:

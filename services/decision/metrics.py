@@ -47,5 +47,7 @@ RECOVERED_EVENTS: Final = Counter(
     ["region"],
 )
 INCARNATION: Final = Gauge(
-    "piepowder_decision_incarnation", "Number of recoveries from a restore of the region's database", ["region"]
+    "piepowder_decision_incarnation",
+    "Number of recoveries after a start of PostgreSQL or a restore of the region's database",
+    ["region"],
 )

@@ -122,10 +122,10 @@ async def build(name: str, monkeypatch: pytest.MonkeyPatch) -> BuiltService:
         return True
 
     class Reader:
-        def __init__(self, *, apply: Callable[..., None], missing: Callable[[], object], **_: object) -> None:
+        def __init__(self, *, apply: Callable[..., None], caught_up: Callable[[], object], **_: object) -> None:
             for event in CLIENTS:
                 apply(event)
-            missing()
+            caught_up()
             self.run = None
 
     for variable in ("KAFKA", "DATABASE_URL", "CLIENTS_FILE", "REGION", "REGIONS"):

@@ -1,6 +1,8 @@
 """Every command that README.md and the pages of docs print runs as printed, in a folder like a new checkout, and leaves
 no files there. `tests/support/documented_commands.py` lists the commands that are not run, with reasons."""
 
+import asyncio
+import json
 import os
 import re
 import shutil
@@ -14,7 +16,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from shared.contracts import topics
 from tests.conftest import project_root
 from tests.support import markdown
 from tests.support.documented_commands import RUN_ELSEWHERE, reason
@@ -35,6 +39,9 @@ _INTERRUPTED: Final = (0, 130, -signal.SIGINT)  # make ends with the signal that
 _SYSTEM: Final = re.compile(r"make (?:run|up)")
 _START_SECONDS: Final = 300
 _BLOCK_SECONDS: Final = 300
+
+_DEAD_LETTERS: Final = "docs/runbooks/dead-letters.md"
+_DEADLINE_SECONDS: Final = 60
 
 DOCUMENTS: Final = [
     document
@@ -106,10 +113,10 @@ class Checkout:
         assert status in _INTERRUPTED, f"status {status}\n{''.join(self._shown)}"
         assert "Traceback" not in "".join(self._shown), "".join(self._shown)
 
-    def run(self, document: str, commands: list[str]) -> None:
-        """Run blocks of commands in one shell; each command must have the exit status 0."""
+    def run(self, document: str, commands: list[str]) -> str:
+        """Run blocks of commands in one shell; each command must have the exit status 0. Returns the output."""
         if not commands:
-            return
+            return ""
         script = "\n".join(["set -euo pipefail", *(f"{command}\necho" for command in commands)])
         done = subprocess.run(
             ["/usr/bin/env", "bash", "-c", script],
@@ -124,6 +131,21 @@ class Checkout:
         assert done.returncode == 0, f"{document}\n{script}\n{done.stdout[-8000:]}{done.stderr[-8000:]}"
         for problem in re.findall(r'"type": ?"urn:piepowder:problem:([a-z-]+)"', done.stdout):
             raise AssertionError(f"{document}: a call was refused with {problem}\n{done.stdout[-8000:]}")
+        return done.stdout
+
+    async def write_junk(self) -> None:
+        """Write a record that is no event to a topic, and wait until its three readers have dead-lettered it."""
+        profile = json.loads((self.folder / ".piepowder" / "profile.json").read_text())
+        region = "eu"
+        async with (
+            AIOKafkaProducer(bootstrap_servers=profile["kafka"]) as producer,
+            AIOKafkaConsumer(topics.deadletters(region), bootstrap_servers=profile["kafka"]) as letters,
+        ):
+            await letters.seek_to_end()
+            await producer.send_and_wait(topics.submissions(region), b"junk", key=b"junk")
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                for _ in range(3):
+                    await letters.getone()
 
     def ensure_system(self) -> None:
         if self._system is None or not _SYSTEM.search(str(self._system.args)):
@@ -164,7 +186,10 @@ def test_the_commands_of_a_document_run_as_they_are_printed(checkout: Checkout, 
             checkout.run(name, [start])
         if commands:
             checkout.ensure_system()
-            checkout.run(name, commands)
+            if name == _DEAD_LETTERS:
+                asyncio.run(checkout.write_junk())
+            output = checkout.run(name, commands)
+            assert name != _DEAD_LETTERS or "Discarded: 3" in output, output
     left = {path.name for path in checkout.folder.iterdir()}
     assert left == {*CHECKOUT, ".venv", ".piepowder"}, "the commands leave no files in the root folder"
 

@@ -120,7 +120,8 @@ class HeldView(View):
     summary="Claim the most urgent waiting case",
     description="With an `Idempotency-Key`, a repeated call returns the same lease while it runs. The number of open"
     " leases is limited for each reviewer, and for each client with all of its keys.",
-    responses=rejections.OF_CLAIM | {204: {"description": "No case waits in these queues"}},
+    responses=rejections.OF_CLAIM
+    | {204: {"description": "No case that the reviewer may decide waits in these queues"}},
 )
 async def claim(
     reviewer: Reviewer, reviews: Reviews, body: ClaimBody, idempotency_key: IdempotencyKey = None

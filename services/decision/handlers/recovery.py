@@ -166,8 +166,10 @@ class RecoverCases:
         is_another = not (state.is_open or state.is_read) and (state.opened_for or state.read_for) is not None
         is_older = not self._gate.is_checked and state.is_open and await self._is_behind()
         if is_another or is_older or has_gone_back:
-            log.warning("the database was restored, or it is another one: claims and the relay are closed")
-            self._report("the database was restored, and is compared with the events that the service has published")
+            log.warning("PostgreSQL was started again, or the database was restored: claims and the relay are closed")
+            self._report(
+                "PostgreSQL was started again, or the database was restored: it is compared with the published events"
+            )
             await self._store.set_incomplete()
             self._gate.suspend()
         if not (self._gate.is_checked and state.is_read):

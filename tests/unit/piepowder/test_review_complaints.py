@@ -155,6 +155,17 @@ def test_the_timeline_shows_complaints_and_their_results() -> None:
     )
 
 
+def test_the_timeline_marks_a_case_that_was_opened_again() -> None:
+    def event(id_: str) -> dict[str, Any]:
+        opened_at = {"id": id_, "causation_id": "item", "time": "2026-05-01T12:00:00.000Z"}
+        return {**opened_at, "type": events.CASE_OPENED, "data": msgspec.to_builtins(ITEM)}
+
+    with console_output.console.capture() as captured:
+        console_output.console.print(timeline._tree("shop:product:B07  in eu", [event("one"), event("two")]))
+    shown_lines = [line for line in captured.get().splitlines() if "case.opened" in line]
+    assert ["(repeated: the case existed already)" in line for line in shown_lines] == [False, True]
+
+
 def test_the_account_counts_items_and_ignores_complaints() -> None:
     ledger = Ledger()
 

@@ -218,8 +218,23 @@ async def test_a_submission_that_makes_no_progress_ends_with_the_last_line_sent(
     intake.override = lambda call: httpx.Response(503, headers={"Retry-After": "30"}) if call > 1 else None
     sending, _, _ = submitter(intake)
 
-    with pytest.raises(UserError, match=r"returned no verdict for 5 seconds.*Lines up to 1000 were sent"):
+    with pytest.raises(UserError, match=r"returned no verdict for 5 seconds.*Lines up to 1,000 were sent"):
         await sending.submit(lines(1500))
+
+
+async def test_a_submission_without_any_verdict_says_that_it_waits_and_that_no_line_was_sent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("piepowder.submit.delay", lambda *_: 0.0)
+    intake = FakeIntake()
+    intake.override = lambda _: httpx.Response(503)
+    sending, _, _ = submitter(intake)
+    sending.patience = 0.3
+
+    with pytest.raises(UserError, match=r"returned no verdict for 0 seconds.*No line was sent; submit the file again"):
+        await sending.submit(lines(3))
+    waits = "intake has returned no verdict yet: HTTP status 503. Trying for up to 0 s."
+    assert capsys.readouterr().err.splitlines() == [waits]
 
 
 async def test_a_call_with_a_wrong_key_is_not_repeated() -> None:
