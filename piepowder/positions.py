@@ -297,9 +297,9 @@ def _region_of(group: str, topic: str) -> str:
 
 def _required(database: str | None, group: str | None) -> str:
     if database is None:
-        what = "The positions of a service" if group is None else f"The positions of {group}"
+        what = "A service" if group is None else f"The service of {group}"
         raise UserError(
-            f"{what} with a database are there.",
-            "Name it with --database or PIEPOWDER_DATABASE_URL; for the router, name its group.",
+            f"{what} keeps its positions in its database, which is not named.",
+            "Name it with --database or PIEPOWDER_DATABASE_URL; for the router, name its group instead.",
         )
     return database

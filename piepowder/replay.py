@@ -413,7 +413,7 @@ def show_units(found: Sequence[RegionUnits], *, effect: str = "") -> None:
     first: dict[tuple[str, ...], str] = {}
     for region, units, _ in found:
         for unit in units:
-            state = "parked" if unit.letters[0].in_chain else "single"
+            state = "parked" if unit.letters[0].in_chain else "not parked"
             reason = console_output.clean(unit.reason, _LONGEST_REASON)
             row = (region, unit.group.removeprefix("piepowder-"), unit.lane.topic, state, reason)
             keys[row] += 1
@@ -424,7 +424,7 @@ def show_units(found: Sequence[RegionUnits], *, effect: str = "") -> None:
     if not keys:
         console_output.show("No dead letter matches." if effect else "There are no open dead letters.", "green")
         return
-    table = console_output.table("region", "group", "topic", "", "reason", "first key", "keys", "records", right=2)
+    table = console_output.table("region", "group", "topic", "key", "reason", "first key", "keys", "records", right=2)
     for cells, count in keys.most_common(_ROWS):
         table.add_row(*map(Text, cells), Text(first[cells]), f"{count:,}", f"{records[cells]:,}")
     console_output.console.print(table)

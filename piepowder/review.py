@@ -59,7 +59,8 @@ async def by_hand(
     try:
         await person.work()
     finally:
-        person.show_summary()
+        if person.has_begun:
+            person.show_summary()
     return person.done
 
 
@@ -84,7 +85,8 @@ class _Next(Enum):
 
 
 class TerminalReviewer:
-    """A person at the terminal, who decides one case at a time. `done` counts the cases by outcome.
+    """A person at the terminal, who decides one case at a time. `done` counts the cases by outcome; `has_begun` is True
+    after the first claim.
 
     `confirm`: ask for a confirmation before each decision, not only before one that restricts an item.
     """
@@ -105,11 +107,13 @@ class TerminalReviewer:
         self._confirm = confirm
         self._clock = clock
         self._began = clock.monotonic()
+        self.has_begun = False  # a claim was answered
         self._skipped: deque[str] = deque(maxlen=MAX_SKIPPED)
 
     async def work(self) -> None:
         """Review until `q`, the end of the input, or no other case waits. Raises KeyboardInterrupt for Ctrl-C."""
         while (leased := await self._session.claim(skipped=self._skipped)) is not None:
+            self.has_begun = True
             review = _CaseReview(leased, self._session, self._clock)
             try:
                 if await self._review(review) is _Next.END:

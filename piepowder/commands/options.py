@@ -73,8 +73,8 @@ class ApiConnection:
 def named_faults(names: Mapping[str, str]) -> Iterator[None]:
     """Name the options of a command in place of the JSON pointers of an `ApiError`.
 
-    `names` has the option for the first parts of a pointer, such as `{"/expected_date": "--date"}`; what follows them
-    is shown behind the option.
+    `names` has the option for the first parts of a pointer, such as `{"/expected_date": "--date"}`; names that follow
+    them are shown behind the option, but not the index of an option's value.
     """
     try:
         yield
@@ -86,7 +86,8 @@ def named_faults(names: Mapping[str, str]) -> Iterator[None]:
 def _named(pointer: str, names: Mapping[str, str]) -> str:
     for start in sorted(names, key=len, reverse=True):
         if pointer == start or pointer.startswith(f"{start}/"):
-            return " ".join([names[start], *([pointer[len(start) + 1 :]] if pointer != start else [])])
+            rest = pointer[len(start) + 1 :]
+            return f"{names[start]} {rest}" if rest and not rest.isdecimal() else names[start]
     return pointer
 
 

@@ -66,7 +66,7 @@ def test_a_fault_names_the_option(intake: FakeIntake) -> None:
     ]
     intake.refusal = httpx.Response(422, json={"title": "No", "errors": faults})
     result = run("create", "shop", *NEW, "--platform", "shop")
-    assert str(result.exception).startswith("--scope 0: unknown scope; --burst: too large; /other: unknown")
+    assert str(result.exception).startswith("--scope: unknown scope; --burst: too large; /other: unknown")
 
 
 def test_a_key_that_is_not_in_force_yet_is_reported(intake: FakeIntake, capfd: pytest.CaptureFixture[str]) -> None:

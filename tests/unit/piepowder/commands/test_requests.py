@@ -131,7 +131,7 @@ def test_a_fault_names_the_option_or_the_place_in_the_file(command: RequestComma
 
     assert "--kind: " in fault("--title", "x", "--kind", "no_kind", "--region", "eu")
     assert fault("--file", str(draft), "--kind", "no_kind").startswith("--kind: ")
-    assert fault("--file", str(draft), "--region", "nowhere").startswith("--region 0: ")
+    assert fault("--file", str(draft), "--region", "nowhere").startswith("--region: ")
     policies = command.folder / "policies.yaml"
     policies.write_bytes(msgspec.yaml.encode({**POLICY_SET, "policies": 7}))
     assert fault("--file", str(draft), "--policies", str(policies)).startswith("--policies policies: ")
