@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.router.cel import VARIABLES, CelConditions
+from services.router.cel.conditions import CelConditions
+from services.router.cel.variables import VARIABLES
 from services.router.domain.routing import InvalidConditions
 from shared.contracts.events import Author, Money, Seller, Trader
 from tests.conftest import project_root
