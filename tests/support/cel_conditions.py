@@ -7,7 +7,22 @@ from hypothesis import strategies as st
 from shared.contracts.events import Author, ItemSubmitted, Money, Seller, Trader
 from tests.support.router_samples import submitted
 
-TEXTS: Final = ("", "a", "A", "Ab", "gun", "A Gun.", "É", "ß", "ŞİLAH", "😀", "e\u0301", "\uffff", "\U00010000", "'\"\\\n\t")
+TEXTS: Final = (
+    "",
+    "a",
+    "A",
+    "Ab",
+    "gun",
+    "A Gun.",
+    "É",
+    "ß",
+    "ŞİLAH",
+    "😀",
+    "e\u0301",
+    "\uffff",
+    "\U00010000",
+    "'\"\\\n\t",
+)
 _KEYS: Final = ("a", "b", "É", "")
 _NUMBERS: Final = (-1, 0, 1, 2, 3, 99, 2**31, 2**40 - 1, 2**40, 2**40 + 1, 2**63 - 1, 2**63)
 _DECIMALS: Final = (-0.0, 0.0, 0.1, 0.3, 0.5, 0.7999999999999999, 0.8, 1.0, 5e-324, 1e308)
@@ -140,7 +155,9 @@ _tests = (
     | _wrapped("{} in [1, {}]", all_integers, integers)
     | _wrapped("{} in [0.5, 1.0]", all_doubles)
     | _wrapped("{}.{}({})", all_strings, st.sampled_from(["contains", "startsWith", "endsWith"]), all_strings)
-    | st.sampled_from(["has(attributes.a)", "has(scores.b)", "markets == links", 'markets != ["DE"]', "scores == scores"])
+    | st.sampled_from(
+        ["has(attributes.a)", "has(scores.b)", "markets == links", 'markets != ["DE"]', "scores == scores"]
+    )
     | _binary(booleans, st.sampled_from(["==", "!="]), booleans)
     | _macros
     | keys.map(lambda key: f"{key} in scores && scores[{key}] >= 0.5")
@@ -161,11 +178,74 @@ def _grown(inner: Any) -> Any:
 conditions = st.recursive(_tests, _grown, max_leaves=4)
 """Conditions of every construct that is covered, and of several that are not; most of them are valid."""
 
-_TOKENS: Final = (
-    "kind title price.minor seller.age_days scores markets x true false in && || ! - -- + * == != < <= ? : ( ) [ ] , . 1"
-    " 1u 0x1F 1.5 .5 1e3 01 'a' \"a\" r'a' b'a' '''a''' \"\" '\\n' '\\q' // /* null size( .contains( .exists(x, has( _x"
-).split()
-soups = st.lists(st.sampled_from(_TOKENS), min_size=1, max_size=8).map(" ".join) | st.lists(
-    st.sampled_from(_TOKENS), min_size=1, max_size=6
-).map("".join)
-"""Sequences of tokens; few of them are valid."""
+
+def _chain(operands: Any, operators: list[str], max_size: int) -> Any:
+    """Operands with operators and different spaces between them, without parentheses."""
+    spaces = st.sampled_from(["", " ", "\n", " //\n", "\t"])
+    pair = st.tuples(spaces, st.sampled_from(operators), spaces, operands).map("".join)
+    return st.tuples(operands, st.lists(pair, min_size=1, max_size=max_size).map("".join)).map("".join)
+
+
+_signed = st.tuples(st.sampled_from(["", "", "-", "--", "- -", "---"]), integers.filter(lambda i: i[0] != "-"))
+_sums = _chain(_signed.map("".join), ["+", "-", "*", " -", "/", "%"], 4)
+_atoms = (
+    st.tuples(st.sampled_from(["", "", "!", "!!"]), booleans).map("".join)
+    | st.tuples(_sums, comparison, _sums).map("".join)
+    | _wrapped("{}in {}", strings.map(lambda one: f"{one} "), lists | maps)
+    | st.sampled_from(["!(title in markets)", "title.size()>-1", "scores.a<.5", "1.5<scores['a']", "1<2==true"])
+)
+_chains = _chain(_atoms, ["&&", "||", "==", "!=", "?true:", "?false:"], 4)
+_TOKENS: Final = [
+    "kind",
+    "title",
+    "price.minor",
+    "scores",
+    "markets",
+    "x",
+    "true",
+    "false",
+    "in",
+    "&&",
+    "||",
+    "!",
+    "-",
+    "--",
+    "+",
+    "*",
+    "==",
+    "!=",
+    "<",
+    "?",
+    ":",
+    "(",
+    ")",
+    "[",
+    "]",
+    ",",
+    ".",
+    "1",
+    "1u",
+    "0x1F",
+    "1.5",
+    ".5",
+    "1e3",
+    "01",
+    "'a'",
+    '"a"',
+    "r'a'",
+    "b'a'",
+    "'''a'''",
+    '""',
+    "'\\n'",
+    "'\\q'",
+    "//",
+    "/*",
+    "null",
+    "size(",
+    ".contains(",
+    ".exists(x,",
+    "has(",
+    "_x",
+]
+soups = _chains | st.lists(st.sampled_from(_TOKENS), min_size=1, max_size=6).map("".join)
+"""Operands and operators without parentheses, with few spaces, and sequences of tokens; many are not valid."""

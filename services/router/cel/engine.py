@@ -51,6 +51,11 @@ class CelCondition:
         value = _value(self._expression, bound)
         return value if isinstance(value, bool) else str(value)
 
+    def serialised(self) -> bytes:
+        """CEL's tree of the condition: a `google.protobuf.Any` with a `cel.expr.CheckedExpr`."""
+        serialised: bytes = self._expression.serialize()
+        return serialised
+
 
 class CelList:
     """Conditions that are evaluated together, as one list expression.

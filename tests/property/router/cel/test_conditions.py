@@ -1,6 +1,5 @@
 """Both engines have the same result for every condition and item: values, errors, and the texts of errors."""
 
-import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
