@@ -8,7 +8,7 @@ import struct
 from typing import Final
 
 from services.router.cel.engine import CelCondition
-from services.router.cel.syntax import Call, ListLiteral, Literal, Name, Node, Select
+from services.router.cel.syntax import Call, Identifier, ListLiteral, Literal, Node, Select
 
 _CHECKED, _EXPR = 2, 4
 _CONST, _IDENT, _SELECT, _CALL, _LIST = 3, 4, 5, 6, 7
@@ -37,7 +37,7 @@ def normalised(node: Node) -> Node:
     if not isinstance(node, Call):
         return node
     arguments = tuple(map(normalised, node.arguments))
-    if node == Call("-_", (Literal("int", 0),)):
+    if node.function == "-_" and arguments == (Literal("int", 0),):
         return arguments[0]
     if node.function in _FLAT:
         flat = [part for one in arguments for part in _chain(node.function, one)]
@@ -56,7 +56,7 @@ def _node(fields: Fields) -> Node:
         return _constant(_message(fields[_CONST][0]))
     if _IDENT in fields:
         parts = _text(_message(fields[_IDENT][0])[1][0]).split(".")
-        found: Node = Name(parts[0])
+        found: Node = Identifier(parts[0])
         for part in parts[1:]:
             found = Select(found, part)
         return found

@@ -78,8 +78,8 @@ class Literal(msgspec.Struct, frozen=True):
     value: bool | float | str
 
 
-class Name(msgspec.Struct, frozen=True):
-    """A simple name."""
+class Identifier(msgspec.Struct, frozen=True):
+    """A name, or the first part of one."""
 
     name: str
 
@@ -108,7 +108,7 @@ class Call(msgspec.Struct, frozen=True):
     arguments: tuple["Node", ...]
 
 
-Node: TypeAlias = Literal | Name | Select | ListLiteral | Call
+Node: TypeAlias = Literal | Identifier | Select | ListLiteral | Call
 
 
 def parse(condition: str) -> Node:
@@ -180,7 +180,7 @@ class _Nodes(Transformer[Token, Node]):
         return Call(str(name), arguments)
 
     def name(self, name: Token) -> Node:
-        return Name(str(name))
+        return Identifier(str(name))
 
     def list_literal(self, elements: tuple[Node, ...]) -> Node:
         return ListLiteral(elements)

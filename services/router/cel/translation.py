@@ -24,7 +24,7 @@ from operator import add, mul, sub
 from typing import Final, NamedTuple, TypeAlias
 
 from services.router.cel import code
-from services.router.cel.syntax import Call, ListLiteral, Literal, Name, Node, NotCovered, Select, children
+from services.router.cel.syntax import Call, Identifier, ListLiteral, Literal, Node, NotCovered, Select, children
 from services.router.cel.variables import INT_BOUND, VARIABLES
 
 MAX_MACROS: Final = 8  # in a condition: together with MAX_ELEMENTS less than CEL's budget of 10,000 steps
@@ -137,7 +137,7 @@ def _has_value(node: Node) -> bool:
 
 def full_name(node: Node) -> str | None:
     """`a.b` for the field `b` of the name `a`; None for other nodes."""
-    if isinstance(node, Name):
+    if isinstance(node, Identifier):
         return node.name
     if isinstance(node, Select) and (operand := full_name(node.operand)) is not None:
         return f"{operand}.{node.field}"
@@ -171,8 +171,8 @@ class _Translator:
             return self._call(node)
         return self._name_or_key(node)
 
-    def _name_or_key(self, node: Name | Select) -> Code:
-        if isinstance(node, Name) and node.name == self._element:
+    def _name_or_key(self, node: Identifier | Select) -> Code:
+        if isinstance(node, Identifier) and node.name == self._element:
             return Code(STRING, code.name("element"))
         path = full_name(node)
         if path is not None and path in VARIABLES:
@@ -300,7 +300,7 @@ class _Translator:
         macro = node.function[1:]
         if self._element is not None or self._macros == MAX_MACROS:
             raise NotCovered(f"`{macro}` inside another macro, or more than {MAX_MACROS} macros")
-        if not isinstance(element, Name) or element.name in _ROOTS or element.name.startswith("_"):
+        if not isinstance(element, Identifier) or element.name in _ROOTS or element.name.startswith("_"):
             raise NotCovered(f"`{macro}` with an element of this name")
         collection = self.translate(over)
         if collection.type not in (_STRINGS, *_MAPS):
@@ -375,7 +375,7 @@ def _subscript(operand: Code, key: ast.expr) -> ast.expr:
     return ast.Subscript(operand.expression, key, ast.Load())
 
 
-def _searched(macro: str, element: Name, body: Node) -> Node | None:
+def _searched(macro: str, element: Identifier, body: Node) -> Node | None:
     """`x` of `list.exists(element, element == x)` and `list.all(element, element != x)`; None for other bodies."""
     if not isinstance(body, Call) or (macro, body.function) not in ((".exists", "_==_"), (".all", "_!=_")):
         return None

@@ -9,6 +9,8 @@ from typing import Any, Final
 import celpy
 import pytest
 from celpy import celtypes
+from celpy.adapter import json_to_cel
+from celpy.evaluation import CELEvalError
 
 from services.router.cel.conditions import CelConditions
 from services.router.cel.variables import VARIABLES, reader
@@ -196,10 +198,10 @@ def _by_cel_python(condition: str) -> Callable[[ItemSubmitted], bool | str]:
     program = _ENVIRONMENT.program(_ENVIRONMENT.compile(condition))
 
     def evaluate(item: ItemSubmitted) -> bool | str:
-        values = _READ(item, ["weapons"])
+        values: dict[str, Any] = _READ(item, ["weapons"])
         try:
-            result = program.evaluate({name: celpy.json_to_cel(value) for name, value in values.items()})
-        except celpy.CELEvalError:
+            result = program.evaluate({name: json_to_cel(value) for name, value in values.items()})
+        except CELEvalError:
             return ERROR
         return bool(result)
 

@@ -6,16 +6,16 @@ from services.router.cel.syntax import (
     MAX_DEPTH,
     MAX_LENGTH,
     Call,
+    Identifier,
     ListLiteral,
     Literal,
-    Name,
     Node,
     NotCovered,
     Select,
     parse,
 )
 
-A, B, C = Name("a"), Name("b"), Name("c")
+A, B, C = Identifier("a"), Identifier("b"), Identifier("c")
 ONE, TWO, THREE = (Literal("int", n) for n in (1, 2, 3))
 
 
@@ -24,7 +24,7 @@ ONE, TWO, THREE = (Literal("int", n) for n in (1, 2, 3))
     [
         ("a", A),
         ("true", Literal("bool", True)),
-        ("falsehood", Name("falsehood")),
+        ("falsehood", Identifier("falsehood")),
         ("0.5", Literal("double", 0.5)),
         (".5", Literal("double", 0.5)),
         ("1e3", Literal("double", 1000.0)),
@@ -46,7 +46,7 @@ ONE, TWO, THREE = (Literal("int", n) for n in (1, 2, 3))
         ("a || b || c", Call("_||_", (A, B, C))),
         ("a ? b : c ? 1 : 2", Call("_?_:_", (A, B, Call("_?_:_", (C, ONE, TWO))))),
         ("a in[b]", Call("@in", (A, ListLiteral((B,))))),
-        ("inside in index", Call("@in", (Name("inside"), Name("index")))),
+        ("inside in index", Call("@in", (Identifier("inside"), Identifier("index")))),
     ],
 )
 def test_a_condition_has_the_tree_of_cels_grammar(condition: str, tree: Node) -> None:
@@ -89,7 +89,7 @@ def test_the_reason_names_the_place() -> None:
 
 
 def test_long_and_deep_conditions_are_not_covered() -> None:
-    assert parse("!" * (MAX_DEPTH - 1) + "a")
+    assert parse("!" * (MAX_DEPTH - 1) + "a") != A
     nested = "(" * 900 + "a" + ")" * 900
     for condition in ("!" * MAX_DEPTH + "a", "a" + "+a" * MAX_DEPTH, "a" + ".b" * 900, nested + "+a" * 80):
         with pytest.raises(NotCovered, match="levels"):
