@@ -61,7 +61,13 @@ class Evaluation(NamedTuple):
 
 
 class Conditions(Protocol):
-    """The compiled conditions of a policy set; one that cannot be evaluated is in `errors` and does not hold."""
+    """The compiled conditions of a policy set; one that cannot be evaluated is in `errors` and does not hold.
+
+    `slow` has, by index, why a condition is slow: the construct that the fast evaluation does not cover.
+    """
+
+    @property
+    def slow(self) -> Mapping[int, str]: ...
 
     def evaluate(self, submitted: ItemSubmitted, terms: Sequence[str]) -> Evaluation: ...
 
@@ -156,6 +162,11 @@ class PolicySet:
         self._names = condition_names(published.policies)
         self._rules = _rules(published.policies)
         self._outcomes: dict[tuple[object, ...], RoutingOutcome] = {}
+
+    @property
+    def slow_conditions(self) -> dict[str, str]:
+        """The slow conditions by name, each with the construct that makes it slow."""
+        return {self._names[index]: reason for index, reason in self._conditions.slow.items()}
 
     def outcome(
         self, submitted: ItemSubmitted, markets: Sequence[str], region_route: RegionRoute, model_id: str
