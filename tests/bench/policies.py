@@ -1,13 +1,30 @@
-"""Policy sets of different sizes: three conditions for each policy, and twenty kinds of policies.
+"""The cost of policies by their number: sets with three conditions for each policy, and twenty kinds of policies.
 
 Policies of the same kind differ in word list, thresholds, categories, brands, countries and market, like the policies
 of a marketplace for its categories and markets. One in three is limited to a market.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import httpx
+import msgspec
+
 from deploy.local import sample
+from services.router.cel.conditions import CelConditions
+from services.router.cel.program import program
+from shared.contracts import topics
+from shared.contracts.events import ItemSubmitted, PolicySetPublished
+from tests.bench import data, floors
+from tests.bench.data import REGION, REGIONS
+from tests.bench.kafka import fill
+from tests.bench.report import WARM, Figure, Mark, Round, of_rounds
+from tests.bench.services import Service
+from tests.bench.stages import Bench, floor_consumer, floor_producer, resumed, stopped
+from tests.bench.usage import peak_mb
+
+_EVALUATED: Final = 20_000  # items of the evaluation alone
 
 _BRANDS: Final = ("Apple", "Bose", "Canon", "Garmin", "Nikon", "Rolex", "Samsung", "Sony", "Lego", "Nike", "Gucci")
 _CATEGORIES: Final = ("Toys", "Electronics", "Baby", "Home/Kitchen", "Fashion", "Sport", "Books", "Garden")
@@ -83,3 +100,100 @@ def _policy(number: int) -> dict[str, Any]:
         "priority": 1 + number % 9,
     }
     return one | ({"markets": [sample.EU[number % len(sample.EU)]]} if number % 3 == 0 else {})
+
+
+class _Measured:
+    """A policy set with the rounds of the router and of the floor."""
+
+    def __init__(self, count: int) -> None:
+        body = {
+            **data.POLICY_SET,
+            "policies": policies(count),
+            "id": f"ps-{count}",
+            "number": 1,
+            "published_by": "bench",
+        }
+        self.published = msgspec.convert(body, PolicySetPublished)
+        self.when = [policy.when for policy in self.published.policies]
+        self.rounds: list[Round] = []
+        self.floors: list[Round] = []
+
+    def __str__(self) -> str:
+        return f"{len(self.when)} policies, {sum(map(len, self.when))} conditions"
+
+
+async def scaling(bench: Bench) -> list[Figure]:
+    """The router with 20 and with 200 policies, in turns; and the evaluation of their conditions alone."""
+    await bench.launcher.topics(*REGIONS)
+    await bench.publish_control()
+    source, target, group = topics.submissions(REGION), topics.cases(REGION), f"piepowder-router-{REGION}"
+    names = {target: "bench.policies.out"}
+    await bench.launcher.plain_topics("bench.policies.in", *names.values())
+    submitted = [life.submitted for life in data.lives(bench.items, tag="scaled")]
+    few, many = _Measured(20), _Measured(200)
+    async with bench.launcher.service("router", REGIONS=REGION) as service, floor_producer(bench) as producer:
+        await bench.watch.until_committed(group, [source])
+        for number in range(bench.rounds + WARM):
+            bench.say(f"policies: round {number + 1} of {bench.rounds + WARM}")
+            for one in (few, many):
+                await _publish(service, one.published)
+                before = await bench.watch.ends([target])
+                async with stopped(service):
+                    await fill(bench.producer, source, submitted)
+                working = bench.watch.until_committed(group, [source])
+                one.rounds.append(await bench.round(bench.items, {"router": service.pid}, resumed(service, working)))
+                outputs = floors.moved(await bench.watch.read([target], since=before), names)
+                assert sum(map(len, outputs.values())) == bench.items, "every item became a case"
+                begin = await bench.watch.ends(["bench.policies.in"])
+                await fill(bench.producer, "bench.policies.in", submitted)
+                async with floor_consumer(bench) as consumer:
+                    passing = floors.pass_on(consumer, begin, producer, outputs, bench.items)
+                    one.floors.append(await bench.round(bench.items, {"client": os.getpid()}, passing))
+        peak = {"router": peak_mb(service.pid)}
+    figures = [
+        of_rounds(f"router: items/s, {one}", "items/s", one.rounds[WARM:], one.floors[WARM:], peak=peak)
+        for one in (few, many)
+    ]
+    name = f"router: items/s, {many}; beside {few}"
+    figures.append(of_rounds(name, "items/s", many.rounds[WARM:], few.rounds[WARM:], mark=Mark(0.2), peak={}))
+    items = [msgspec.json.decode(one.value, type=ItemSubmitted) for one in submitted[:_EVALUATED]]
+    for one in (few, many):
+        figures += await _evaluation(bench, one, items)
+    return figures
+
+
+async def _publish(service: Service, policy_set: PolicySetPublished) -> None:
+    """Publish a policy set; it is in force when the router responds."""
+    fields = ("terms", "policies", "default_verdict")
+    body = msgspec.json.encode({"policy_set": {name: getattr(policy_set, name) for name in fields}})
+    headers = {"Authorization": f"Bearer {service.key}", "Content-Type": "application/json"}
+    async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
+        answer = await client.post(f"{service.url}/v1/control", content=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+
+
+async def _evaluation(bench: Bench, one: _Measured, items: Sequence[ItemSubmitted]) -> list[Figure]:
+    """Evaluations per second in this process; the floor evaluates by CEL. Also the share of results that are CEL's."""
+    conditions, pids = CelConditions(one.when), {"bench": os.getpid()}
+    by_both, by_cel = [], []
+    for _ in range(bench.rounds):
+        by_both.append(await bench.round(len(items), pids, _evaluated(conditions.evaluate, items)))
+        by_cel.append(await bench.round(len(items), pids, _evaluated(conditions.evaluate_by_cel, items)))
+    name = f"evaluation alone: items/s, {one}; floor: by CEL"
+    compiled = program([condition for own in one.when for condition in own])
+    left = len(compiled.not_covered) * len(items)
+    for item in items:
+        evaluated = compiled.evaluate(item, [], [False] * len(compiled.not_covered))
+        left += len(one.when) if evaluated is None else len(evaluated[1])
+    share = 100 * left / (len(items) * sum(map(len, one.when)))
+    return [
+        of_rounds(name, "items/s", by_both, by_cel, peak={}),
+        Figure(name=f"results of CEL, {one}", unit="%", values=[share]),
+    ]
+
+
+async def _evaluated(
+    evaluate: Callable[[ItemSubmitted, Sequence[str]], object], items: Sequence[ItemSubmitted]
+) -> None:
+    for item in items:
+        evaluate(item, [])
