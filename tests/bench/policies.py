@@ -102,7 +102,7 @@ def _policy(number: int) -> dict[str, Any]:
     return one | ({"markets": [sample.EU[number % len(sample.EU)]]} if number % 3 == 0 else {})
 
 
-class _Measured:
+class Measured:
     """A policy set with the rounds of the router and of the floor."""
 
     def __init__(self, count: int) -> None:
@@ -130,7 +130,7 @@ async def scaling(bench: Bench) -> list[Figure]:
     names = {target: "bench.policies.out"}
     await bench.launcher.plain_topics("bench.policies.in", *names.values())
     submitted = [life.submitted for life in data.lives(bench.items, tag="scaled")]
-    few, many = _Measured(20), _Measured(200)
+    few, many = Measured(20), Measured(200)
     async with bench.launcher.service("router", REGIONS=REGION) as service, floor_producer(bench) as producer:
         await bench.watch.until_committed(group, [source])
         for number in range(bench.rounds + WARM):
@@ -172,7 +172,7 @@ async def _publish(service: Service, policy_set: PolicySetPublished) -> None:
         assert answer.status_code == 200, answer.text
 
 
-async def _evaluation(bench: Bench, one: _Measured, items: Sequence[ItemSubmitted]) -> list[Figure]:
+async def _evaluation(bench: Bench, one: Measured, items: Sequence[ItemSubmitted]) -> list[Figure]:
     """Evaluations per second in this process; the floor evaluates by CEL. Also the share of results that are CEL's."""
     conditions, pids = CelConditions(one.when), {"bench": os.getpid()}
     by_both, by_cel = [], []
