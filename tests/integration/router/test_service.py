@@ -74,6 +74,7 @@ async def test_a_new_policy_set_applies_to_later_submissions(router: RunningRout
     )
     assert response.json()["operating_model"] is None
     assert response.json()["slow_conditions"] == [{"condition": "weapons/0", "reason": "`replace`"}]
+    assert "piepowder_router_slow_conditions 1.0" in (await router.http.get("/metrics")).text
     await router.submit(item(1, title="a toaster", version=2))
     *_, after = await router.cases(2)
     assert (before.data.verdict, after.data.verdict) == ("approve", "review")
