@@ -34,6 +34,8 @@ def publish(
         entity = published.get(name) or {}
         state = "now in force" if entity.get("changed") else "was in force already"
         console_output.show(f"{name.replace('_', ' ')} {entity.get('number')} ({entity.get('id')}): {state}")
+    for slow in published.get("slow_conditions") or []:
+        console_output.show(f"slow condition {slow.get('condition')}: {slow.get('reason')}")
 
 
 @app.command()

@@ -4,7 +4,7 @@ The models here check the form of a publication; `domain.publication` checks its
 has the problem type `invalid-control`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -31,6 +31,10 @@ from shared.validation.faults import INVALID_REQUEST
 
 MAX_BYTES: Final = 2 * 1024 * 1024
 _MAX_DIFFERENCES: Final = 200
+_MAX_SLOW_CONDITIONS: Final = 200
+_SLOW_CONDITIONS: Final = (
+    "The first 200 conditions of the policy set that only CEL can evaluate; each costs as much as tens of others"
+)
 
 NOT_YET_IN_FORCE: Final = ProblemType(
     "not-in-force-yet",
@@ -158,16 +162,23 @@ class PublishedPartView(View):
     changed: bool = Field(description="False if it was in force before")
 
 
+class SlowConditionView(View):
+    condition: str = Field(description="Its name in traces: policy and index")
+    reason: str = Field(description="The construct that makes it slow")
+
+
 class PublicationView(View):
     """The published parts, in force now; null for an omitted part."""
 
     operating_model: PublishedPartView | None
     policy_set: PublishedPartView | None
+    slow_conditions: list[SlowConditionView] = Field(default=[], description=_SLOW_CONDITIONS)
 
     model_config = example(
         {
             "operating_model": {"id": "om-1-0a1b2c3d4e5f", "number": 1, "changed": False},
             "policy_set": {"id": "ps-2-5f4e3d2c1b0a", "number": 2, "changed": True},
+            "slow_conditions": [],
         }
     )
 
@@ -196,6 +207,7 @@ class CheckView(View):
     in_force: IdsInForceView
     operating_model: PartDifferencesView | None
     policy_set: PartDifferencesView | None
+    slow_conditions: list[SlowConditionView] = Field(default=[], description=_SLOW_CONDITIONS)
 
     model_config = example(
         {
@@ -206,6 +218,7 @@ class CheckView(View):
                 "differing": 1,
                 "differences": [{"what": "policies/weapons", "how": "added"}],
             },
+            "slow_conditions": [{"condition": "weapons/1", "reason": "`replace`"}],
         }
     )
 
@@ -255,7 +268,11 @@ async def publish(
         raise PUBLICATION_CONFLICT(str(error)) from error
     except NotYetInForce as error:
         raise NOT_YET_IN_FORCE(str(error), retry_after=2) from error
-    return PublicationView.model_validate({"operating_model": model, "policy_set": policy_set}, from_attributes=True)
+    in_force = control.policy_set
+    is_in_force = policy_set is not None and in_force is not None and in_force.id == policy_set.id
+    slow = _slow(in_force.slow_conditions) if in_force is not None and is_in_force else []
+    found = {"operating_model": model, "policy_set": policy_set, "slow_conditions": slow}
+    return PublicationView.model_validate(found, from_attributes=True)
 
 
 @router.post(
@@ -285,6 +302,7 @@ async def check(_: Reader, checker: TheChecker, body: CheckBody) -> CheckView:
         ),
         operating_model=_part(result.operating_model),
         policy_set=_part(result.policy_set),
+        slow_conditions=_slow(result.slow_conditions),
     )
 
 
@@ -297,6 +315,11 @@ def include_routes(app: FastAPI) -> None:
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
     return problem_of(rejection(error, INVALID_CONTROL)).response()
+
+
+def _slow(conditions: Mapping[str, str]) -> list[SlowConditionView]:
+    slow = [SlowConditionView(condition=name, reason=reason) for name, reason in conditions.items()]
+    return slow[:_MAX_SLOW_CONDITIONS]
 
 
 def _part(differences: Sequence[ControlDifference] | None) -> PartDifferencesView | None:

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Final
 
-from services.router import api
+from services.router import api, metrics
 from services.router.control import ControlState
 from services.router.drain import RegionDrain
 from services.router.handlers.check import CheckPublication
@@ -32,6 +32,7 @@ async def run(settings: Settings) -> bool:
     service = Service("router", DESCRIPTION, settings, settings.regions)
     api.include_routes(service.app)
     control = ControlState(service.regions, compile_policy_set)
+    metrics.SLOW_CONDITIONS.set_function(lambda: control.slow_conditions)
     drain = RegionDrain(
         settings.bootstrap, settings.decision_by_region, settings.decision_key_file, client_id=service.client_id
     )

@@ -62,6 +62,11 @@ class ControlState:
         )
 
     @property
+    def slow_conditions(self) -> int:
+        """The number of slow conditions in force."""
+        return 0 if self.policy_set is None else len(self.policy_set.slow_conditions)
+
+    @property
     def rules(self) -> RulesInForce:
         """The rules for routing; raises Transient while one of them is missing."""
         if self.operating_model is None or self.policy_set is None:

@@ -1,6 +1,6 @@
 """Compiles a published policy set, with CEL for conditions and RE2 for word lists."""
 
-from services.router.cel import CelConditions
+from services.router.cel.conditions import CelConditions
 from services.router.domain.routing import PolicySet
 from services.router.terms import Terms
 from shared.contracts.events import PolicySetPublished

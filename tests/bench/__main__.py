@@ -19,7 +19,7 @@ from shared.kafka.producer import KafkaProducer
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import PiepowderError
 from shared.runtime.user_errors import UserError
-from tests.bench import document, e2e, growth, lookups, machine, report, soak, stages
+from tests.bench import document, e2e, growth, lookups, machine, policies, report, soak, stages
 from tests.bench.costs import count_statements
 from tests.bench.kafka import Watch
 from tests.bench.report import Figure
@@ -29,6 +29,7 @@ from tests.bench.stages import Bench
 STAGES: Final[Mapping[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
     "intake": stages.intake,
     "router": stages.router,
+    "policies": policies.scaling,
     "decision": stages.decision,
     "audit": stages.audit,
     "e2e": e2e.end_to_end,

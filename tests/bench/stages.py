@@ -162,7 +162,7 @@ async def _batches(
     await bench.launcher.plain_topics(*floor_names.values())
     pids = {"intake": service.pid} | ({"projection": following.pid} if following else {})
     stage, floor = [], []
-    async with _bare_producer(bench, codec) as producer:
+    async with floor_producer(bench, codec) as producer:
         for number in range(bench.rounds + WARM):
             bench.say(f"{name}: round {number + 1} of {bench.rounds + WARM}")
             requests = _batch_calls(service, data.bodies(bench.items, tag=f"{tag}{number}"))
@@ -313,7 +313,7 @@ async def router(bench: Bench) -> list[Figure]:
         bench.launcher.service("router", REGIONS=REGION) as service,
         _peer(bench, "faststream_batch") as batches,
         _peer(bench, "one_by_one") as singles,
-        _bare_producer(bench) as producer,
+        floor_producer(bench) as producer,
     ):
         await bench.watch.until_committed(group, [source])
         for number in range(bench.rounds + WARM):
@@ -327,7 +327,7 @@ async def router(bench: Bench) -> list[Figure]:
             assert sum(map(len, outputs.values())) == bench.items, "every item became a case"
             begin = await bench.watch.ends([floor_source])
             await fill(bench.producer, floor_source, submitted)
-            async with _bare_consumer(bench) as consumer:
+            async with floor_consumer(bench) as consumer:
                 working = floors.pass_on(consumer, begin, producer, outputs, bench.items)
                 floor.append(await bench.round(bench.items, {"client": os.getpid()}, working))
             cases = {record.value for lane in outputs.values() for record in lane}
@@ -498,12 +498,14 @@ async def stopped(service: Service) -> AsyncIterator[None]:
 
 
 async def resumed(service: Service, working: Awaitable[object]) -> None:
+    """Let the service continue, and wait for `working`."""
     service.child.resume()
     await service.while_alive(working)
 
 
 @asynccontextmanager
-async def _bare_producer(bench: Bench, codec: str = "zstd") -> AsyncIterator[Any]:
+async def floor_producer(bench: Bench, codec: str = "zstd") -> AsyncIterator[Any]:
+    """The plain producer of a floor."""
     producer = bare_producer(bench.launcher.stack.kafka, codec)
     await producer.start()
     try:
@@ -513,7 +515,8 @@ async def _bare_producer(bench: Bench, codec: str = "zstd") -> AsyncIterator[Any
 
 
 @asynccontextmanager
-async def _bare_consumer(bench: Bench) -> AsyncIterator[Any]:
+async def floor_consumer(bench: Bench) -> AsyncIterator[Any]:
+    """The plain consumer of a floor."""
     consumer = bare_consumer(bench.launcher.stack.kafka, "bench-router")
     await consumer.start()
     try:

@@ -97,6 +97,7 @@ class FixedConditions:
     """Conditions with fixed results."""
 
     def __init__(self, *held: bool, errors: Mapping[int, str] | None = None) -> None:
+        self.slow: Mapping[int, str] = {}
         self._evaluation = Evaluation(held, errors or {})
 
     def evaluate(self, submitted: ItemSubmitted, terms: Sequence[str]) -> Evaluation:  # noqa: ARG002 - parameters of the port

@@ -49,6 +49,7 @@ _DEFAULT_PRIORITY: Final = 5
 _REPORTER_PRIORITY: Final = {"authority": 1, "trusted_flagger": 2}  # DSA Art. 9 and 22(1)
 _GROUND_PRIORITY: Final = {"csam": 1}
 _MAX_CACHED_OUTCOMES: Final = 20_000
+_MAX_CACHED_RESULTS: Final = 2_000_000  # results of conditions in the keys of cached outcomes: 16 MB
 
 Submitted: TypeAlias = ItemSubmitted | ItemWithdrawn | NoticeSubmitted | AppealSubmitted
 
@@ -61,7 +62,13 @@ class Evaluation(NamedTuple):
 
 
 class Conditions(Protocol):
-    """The compiled conditions of a policy set; one that cannot be evaluated is in `errors` and does not hold."""
+    """The compiled conditions of a policy set; one that cannot be evaluated is in `errors` and does not hold.
+
+    `slow` has, by index, why a condition is slow: the construct that the fast evaluation does not cover.
+    """
+
+    @property
+    def slow(self) -> Mapping[int, str]: ...
 
     def evaluate(self, submitted: ItemSubmitted, terms: Sequence[str]) -> Evaluation: ...
 
@@ -155,7 +162,15 @@ class PolicySet:
         self._conditions = conditions
         self._names = condition_names(published.policies)
         self._rules = _rules(published.policies)
+        has_firsts = all(rule.start < rule.end for rule in self._rules)
+        self._firsts = [rule.start for rule in self._rules] if has_firsts else None
+        self._max_outcomes = min(_MAX_CACHED_OUTCOMES, _MAX_CACHED_RESULTS // max(1, len(self._names)))
         self._outcomes: dict[tuple[object, ...], RoutingOutcome] = {}
+
+    @property
+    def slow_conditions(self) -> dict[str, str]:
+        """The slow conditions by name, each with the construct that makes it slow."""
+        return {self._names[index]: reason for index, reason in self._conditions.slow.items()}
 
     def outcome(
         self, submitted: ItemSubmitted, markets: Sequence[str], region_route: RegionRoute, model_id: str
@@ -182,10 +197,16 @@ class PolicySet:
         outcome = self._outcomes.get(key)
         if outcome is None:
             outcome = self._conclude(held, errors, markets, region_route, model_id)
-            if len(self._outcomes) >= _MAX_CACHED_OUTCOMES:
+            if len(self._outcomes) >= self._max_outcomes:
                 self._outcomes.clear()
             self._outcomes[key] = outcome
         return outcome
+
+    def _candidates(self, held: tuple[bool, ...], errors: Mapping[int, str]) -> Iterable["_Rule"]:
+        """The rules that can propose something: without an error, those whose first condition holds."""
+        if errors or self._firsts is None:
+            return self._rules
+        return compress(self._rules, map(held.__getitem__, self._firsts))
 
     def _conclude(
         self,
@@ -197,9 +218,9 @@ class PolicySet:
     ) -> RoutingOutcome:
         proposals = [
             proposal
-            for rule in self._rules
-            if not rule.markets or not rule.markets.isdisjoint(markets)
+            for rule in self._candidates(held, errors)
             if (proposal := rule.propose(held, errors)) is not None
+            if not rule.markets or not rule.markets.isdisjoint(markets)
         ]
         proposed = {proposal.verdict for proposal in proposals}
         verdict = next((v for v in STRICTEST_FIRST if v in proposed), self.published.default_verdict)
@@ -381,15 +402,18 @@ class _Rule(NamedTuple):
     markets: frozenset[str]
     start: int
     end: int
+    matched: _Proposal
 
     def propose(self, held: tuple[bool, ...], errors: Mapping[int, str]) -> _Proposal | None:
         """The policy's proposal; a review if one of its conditions failed and no other condition is false."""
+        if not errors:
+            return self.matched if all(held[self.start : self.end]) else None
         own = range(self.start, self.end)
         if not all(held[index] or index in errors for index in own):
             return None
         if any(index in errors for index in own):
             return _Proposal(self.policy, REVIEW, [POLICY_ERROR], matched=False)
-        return _Proposal(self.policy, self.policy.verdict, self.policy.reasons, matched=True)
+        return self.matched
 
 
 def _rules(policies: Iterable[Policy]) -> list[_Rule]:
@@ -397,7 +421,8 @@ def _rules(policies: Iterable[Policy]) -> list[_Rule]:
     start = 0
     for policy in policies:
         end = start + len(policy.when)
-        rules.append(_Rule(policy, frozenset(policy.markets), start, end))
+        matched = _Proposal(policy, policy.verdict, policy.reasons, matched=True)
+        rules.append(_Rule(policy, frozenset(policy.markets), start, end, matched))
         start = end
     return rules
 

@@ -5,7 +5,7 @@ bounded queue and a bounded number of conditions; routing continues meanwhile.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from services.router.control import ControlState
@@ -18,8 +18,9 @@ from services.router.domain.publication import (
     publication_faults,
     rejected,
 )
+from services.router.domain.routing import PolicySet
 from services.router.handlers.leaving import RegionProgress, check_leaving_regions
-from shared.contracts.events import Region
+from shared.contracts.events import PolicySetPublished, Region
 from shared.validation.faults import Fault
 
 MAX_CONDITIONS: Final = 2_000  # they compile in about 5 s
@@ -27,11 +28,15 @@ _MAX_WAITING: Final = 4
 
 
 class CheckResult(NamedTuple):
-    """The contents in force at the check, and the differences of each part; None for an omitted part."""
+    """The contents in force at the check, and the differences of each part; None for an omitted part.
+
+    `slow_conditions` has the slow conditions of the policy set by name, each with its construct.
+    """
 
     in_force: ControlSnapshot
     operating_model: list[ControlDifference] | None
     policy_set: list[ControlDifference] | None
+    slow_conditions: Mapping[str, str]
 
 
 class TooManyChecks(Exception):  # noqa: N818 - named after the fact, not after an error
@@ -90,8 +95,14 @@ class CheckPublication:
             regions = unchanged + diff
         model = None if regions is None else new_operating_model(regions)
         policy_set = None if content is None else new_policy_set(content)
+        compiled: list[PolicySet] = []
+
+        def compile_policy_set(published: PolicySetPublished) -> PolicySet:
+            compiled.append(self._control.compile_policy_set(published))
+            return compiled[0]
+
         faults = publication_faults(
-            model, policy_set, in_force, self._control.regions, self._control.compile_policy_set, leaving=leaving
+            model, policy_set, in_force, self._control.regions, compile_policy_set, leaving=leaving
         )
         if faults:
             if diff is not None:
@@ -103,6 +114,7 @@ class CheckPublication:
             in_force,
             None if model is None else operating_model_differences(in_force.operating_model, model),
             None if policy_set is None else policy_set_differences(in_force.policy_set, policy_set),
+            compiled[0].slow_conditions if compiled else {},
         )
 
 

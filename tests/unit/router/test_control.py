@@ -83,3 +83,12 @@ def test_a_region_is_routed_while_the_operating_model_in_force_has_it() -> None:
         control.apply(on_control(operating_model(*regions, number=number)))
         routed.append([control.routes(name) for name in ("eu", "us")])
     assert routed == [[False, False], [True, False], [True, True], [False, True]]
+
+
+def test_the_number_of_slow_conditions_in_force_is_known() -> None:
+    control = ControlState(["eu"], compile_policy_set)
+    assert control.slow_conditions == 0
+    control.apply(on_control(policies(rule("a", "price.minor % 2 == 0", "price.known"), number=1)))
+    assert control.slow_conditions == 1
+    control.apply(on_control(policies(rule("a", "price.known"), number=2)))
+    assert control.slow_conditions == 0

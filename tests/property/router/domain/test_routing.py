@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from services.router.cel import CelConditions
+from services.router.cel.conditions import CelConditions
 from services.router.domain.routing import STRICTEST_FIRST, OperatingModel, due_at, route
 from services.router.terms import Terms, fold
 from shared.contracts.events import ItemSubmitted, Money, Policy, Seller

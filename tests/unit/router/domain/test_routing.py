@@ -256,3 +256,21 @@ def test_a_failing_and_a_matching_policy_of_equal_priority_keep_the_sets_order()
     policy_set = with_conditions(rules, FixedConditions(False, True, errors={0: "?"}))
     case = route(submitted(), "eu", policy_set, model())
     assert (case.queue, case.reasons) == ("safety", ["POLICY_ERROR", "M"])
+
+
+def test_a_policy_without_conditions_matches_every_item_of_its_markets() -> None:
+    always = Policy(id="always", when=[], verdict="review", queue="safety")
+    limited = Policy(id="limited", when=[], verdict="reject", markets=["FR"])
+    policy_set = with_conditions([rule("a", "x"), always, limited], FixedConditions(False))
+    cases = [route(submitted(markets=[market]), "eu", policy_set, model()) for market in ("DE", "FR")]
+    assert [(case.verdict, case.trace.matched) for case in cases] == [
+        ("review", ["always"]),
+        ("reject", ["always", "limited"]),
+    ]
+
+
+def test_a_policy_matches_only_if_its_later_conditions_hold_too() -> None:
+    rules = [rule("a", "x", "y", verdict="reject"), rule("b", "z")]
+    for held, matched in (((True, False, True), ["b"]), ((False, True, False), []), ((True, True, True), ["a", "b"])):
+        case = route(submitted(), "eu", with_conditions(rules, FixedConditions(*held)), model())
+        assert case.trace.matched == matched

@@ -58,6 +58,14 @@ async def test_equal_content_has_no_differences() -> None:
     assert await differences(regions=[region("eu"), region("us", ["US"])], policy_set=same) == {}
 
 
+async def test_slow_conditions_are_named_with_their_construct() -> None:
+    slow = rule("b", "price.known", "price.minor / 2 > 100", 'title.replace("a", "b") == "b"')
+    checker = CheckPublication(control(), Progress())
+    result = await checker.check(None, None, content(rule("a"), slow))
+    assert result.slow_conditions == {"b/1": "`/`", "b/2": "`replace`"}
+    assert (await checker.check([region("eu"), region("us", ["US"])], None, None)).slow_conditions == {}
+
+
 async def test_differences_of_a_policy_set_are_named() -> None:
     new = content(rule("b"), rule("a", verdict="reject"), default="review", terms={"w": ["gun", "rifle"], "x": ["y"]})
     assert await differences(policy_set=new) == {

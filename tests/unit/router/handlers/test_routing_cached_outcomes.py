@@ -10,7 +10,7 @@ import pytest
 from aiokafka import ConsumerRecord
 from msgspec.structs import replace
 
-from services.router.cel import VARIABLES
+from services.router.cel.variables import VARIABLES
 from services.router.domain import routing
 from services.router.domain.routing import OperatingModel, PolicySet, RulesInForce
 from services.router.handlers.routing import RouteSubmissions

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from services.router.cel import VARIABLES, CelConditions
+from services.router.cel.conditions import CelConditions
+from services.router.cel.variables import VARIABLES
 from services.router.domain.routing import InvalidConditions
 from shared.contracts.events import Author, Money, Seller, Trader
 from tests.conftest import project_root
@@ -152,3 +154,33 @@ def test_the_routers_page_lists_every_variable_with_its_type() -> None:
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     for name, variable in VARIABLES.items():
         assert f"| `{name}` | {variable.type} | {variable.description} |" in rows
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast"),
+    [
+        ("price.minor / 100 >= 750", "price.minor >= 75000"),
+        ("text_length / title_length > 3", "text_length > 3 * title_length"),
+        ("price.minor * seller.listings > 100", "price.minor * 8388607 > 100 && seller.listings > 0"),
+        ("double(price.minor) > 99.5", "price.minor > 99"),
+        (
+            'markets.exists_one(m, m == "DE")',
+            '"DE" in markets || links.exists(l, l < "F") || links.all(l, l > "D")',
+        ),
+        ("markets.exists(m, links.exists(l, l == m))", "markets.exists(m, m == kind) && links.exists(l, l == kind)"),
+        ('title.trim() == "a"', 'title.lowerAscii().contains("a") || title.startsWith("b") || title.endsWith("c")'),
+        ("markets == []", "market_count == 0 || markets.size() == 0"),
+        (r'title == r"\d"', r'title == "\\\"\'\n\r\t\u0041"'),
+        (" || ".join(['title == "a"'] * 160), " || ".join(['title == "a"'] * 120)),
+    ],
+)
+def test_the_idioms_of_the_routers_page_are_fast(slow: str, fast: str) -> None:
+    assert [*CelConditions([[slow, fast]]).slow] == [0]
+
+
+@pytest.mark.parametrize("text", [b'"\\ud800"', b'"\\udc00a"', b'"\\ud83d\\u0041"', b"NaN", b"Infinity", b"1e400"])
+def test_the_decoder_of_events_rejects_values_that_the_engines_would_read_differently(text: bytes) -> None:
+    """Half of a surrogate pair is an error in CEL only; not-a-number and infinity are unknown to JSON."""
+    for kind in (str, float):
+        with pytest.raises(msgspec.DecodeError):
+            msgspec.json.decode(text, type=kind)

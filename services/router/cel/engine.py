@@ -1,0 +1,118 @@
+"""Google's CEL; the only module that knows `cel-expr-python`.
+
+Variables are flat and typed, so a condition with an unknown or mistyped name is rejected when it is compiled, with a
+caret under the position.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from cel_expr_python import cel
+from cel_expr_python.ext import ext_strings
+
+from services.router.cel.variables import VARIABLES
+
+_TYPES: Final = {
+    "bool": cel.Type.BOOL,
+    "int": cel.Type.INT,
+    "double": cel.Type.DOUBLE,
+    "string": cel.Type.STRING,
+    "list(string)": cel.Type.List(cel.Type.STRING),
+    "map(string, string)": cel.Type.Map(cel.Type.STRING, cel.Type.STRING),
+    "map(string, double)": cel.Type.Map(cel.Type.STRING, cel.Type.DOUBLE),
+}
+_DECLARED: Final = {name: _TYPES[variable.type] for name, variable in VARIABLES.items()}
+_STRINGS_AND_COMMENTS: Final = re.compile(r"""//[^\n]*|[rRbB]{0,2}("{3}|'{3}|"|').*?(?<!\\)\1""", re.DOTALL)
+_MATCHES: Final = re.compile(r"\bmatches\s*\(")
+
+
+class CelCondition:
+    """A compiled condition; raises ValueError, for the policy's author, if it is not a valid condition."""
+
+    def __init__(self, text: str) -> None:
+        if _MATCHES.search(_STRINGS_AND_COMMENTS.sub('""', text)):
+            raise ValueError(
+                "matches() is not allowed: it would compile its pattern for every item."
+                ' Add a word list under `terms` and write `"<list>" in terms`.'
+            )
+        try:
+            self._expression = _ENVIRONMENT.compile(text)
+            _ENVIRONMENT.compile(_together([text]))
+        except RuntimeError as error:
+            raise ValueError(_readable(str(error))) from error
+        if self._expression.return_type() != cel.Type.BOOL:
+            kind = self._expression.return_type().name().lower()
+            raise ValueError(f"a condition must be true or false, this is {kind}")
+        self.text = text
+
+    def evaluate(self, bound: Mapping[str, object]) -> bool | str:
+        """The result, or the message of the error if it cannot be evaluated."""
+        value = _value(self._expression, bound)
+        return value if isinstance(value, bool) else str(value)
+
+    def serialised(self) -> bytes:
+        """CEL's tree of the condition: a `google.protobuf.Any` with a `cel.expr.CheckedExpr`."""
+        serialised: bytes = self._expression.serialize()
+        return serialised
+
+
+class CelList:
+    """Conditions that are evaluated together, as one list expression.
+
+    A runtime error makes the whole list fail; that item is then evaluated again condition by condition, which separates
+    the failed conditions from the false ones.
+    """
+
+    def __init__(self, conditions: Sequence[CelCondition]) -> None:
+        self._each = conditions
+        self._list = _together(condition.text for condition in conditions)
+        self._expression = _ENVIRONMENT.compile(self._list)
+
+    def evaluate(self, bound: Mapping[str, object]) -> tuple[tuple[bool, ...], dict[int, str]]:
+        """The result of each condition, and by index the error of those that cannot be evaluated (they are False)."""
+        held = _value(self._expression, bound)
+        if isinstance(held, list):
+            return tuple(held), {}
+        values = [condition.evaluate(bound) for condition in self._each]
+        errors = {index: value for index, value in enumerate(values) if isinstance(value, str)}
+        return tuple(value is True for value in values), errors
+
+    def variables(self) -> list[str]:
+        """The variables in the conditions: without one of them, the list does not compile."""
+        return [name for name in VARIABLES if name in self._list and not _compiles_without(name, self._list)]
+
+
+def _value(expression: Any, bound: Mapping[str, object]) -> object:
+    """The value of an expression, or the error message if it cannot be evaluated."""
+    try:
+        return expression.eval(data=bound).plain_value()
+    except RuntimeError as error:  # a value beyond 64 bits, or more steps than the evaluator's budget
+        return str(error)
+
+
+def _environment(variables: Mapping[str, Any]) -> Any:
+    return cel.NewEnv(variables=variables, extensions=[ext_strings.ExtStrings()])
+
+
+_ENVIRONMENT: Final = _environment(_DECLARED)
+
+
+def _together(conditions: Iterable[str]) -> str:
+    return "[" + ", ".join(f"({condition}\n)" for condition in conditions) + "]"
+
+
+def _compiles_without(name: str, expression: str) -> bool:
+    try:
+        _environment({other: kind for other, kind in _DECLARED.items() if other != name}).compile(expression)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _readable(message: str) -> str:
+    text = message.removeprefix("INVALID_ARGUMENT: ").removesuffix(" [INVALID_ARGUMENT]").removeprefix("ERROR: ")
+    text = text.replace("<input>:", "").replace(" (in container '')", "")
+    if "'(int, double)'" in text or "'(double, int)'" in text:
+        text += "\nWhole and decimal numbers do not compare: money is in whole minor units, scores are decimals (1.0)."
+    return text
