@@ -36,10 +36,19 @@ class UnknownValue(str):
     __slots__ = ()
 
 
+class SeveralValues(str):
+    """The values of a name that a record has more than once, with a line for each."""
+
+    __slots__ = ()
+
+
 def uncertainty(cell: str) -> str:
-    """The reason why a cell is not the text that its author wrote; empty if it is."""
+    """The reason why a cell is not one text that its author wrote; empty if it is."""
     if isinstance(cell, UnknownValue):
         return str(cell)
+    if isinstance(cell, SeveralValues):
+        first, second = cell.split("\n")[:2]
+        return f"there are several values, such as {first!r:.60} and {second!r:.60}; export only one"
     is_date = isinstance(cell, DateText)
     return f"{cell!s:.60} is a date, which the spreadsheet made of another text; write it as text" if is_date else ""
 
@@ -114,9 +123,19 @@ class RecordTable:
     def __init__(self, read: Callable[[], Iterator[tuple[int, NamedCells] | Refusal]], notes: Sequence[Note]) -> None:
         self._read = read
         self._notes = list(notes)
-        names = (name for record in read() if not isinstance(record, Refusal) for name in record[1])
-        self._columns = {name: at for at, name in enumerate(dict.fromkeys(names))}
+        self._columns: dict[str, int] = {}
+        self.first_refusal: Refusal | None = None
+        for record in read():
+            if isinstance(record, Refusal):
+                self.first_refusal = self.first_refusal or record
+                continue
+            for name in record[1]:
+                self._columns.setdefault(name, len(self._columns))
         self.header: Sequence[str] = list(self._columns)
+
+    def add_note(self, note: Note) -> None:
+        """State a part of the interpretation that the records show."""
+        self._notes.append(note)
 
     def notes(self) -> list[Note]:
         return self._notes
@@ -135,4 +154,4 @@ class RecordTable:
 
 def _joined(texts: Sequence[str]) -> str:
     unknown = next((text for text in texts if isinstance(text, UnknownValue)), None)
-    return "\n".join(texts) if unknown is None else unknown
+    return SeveralValues("\n".join(texts)) if unknown is None else unknown

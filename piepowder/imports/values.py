@@ -10,7 +10,7 @@ import langcodes
 import pycountry
 from stdnum import ean
 
-from piepowder.imports.rows import DateText, Number, uncertainty
+from piepowder.imports.rows import DateText, Number, SeveralValues, uncertainty
 from shared.validation.identifiers import identifier_problem
 
 MAX_ATTRIBUTE: Final = 5_000
@@ -170,5 +170,5 @@ def check_text(text: str, limit: int) -> None:
         raise ValueError(
             f"control character U+{code:04X} at {control.start()}; only tab and line ends are allowed{hint}"
         )
-    if not isinstance(text, DateText) and (reason := uncertainty(text)):
+    if not isinstance(text, DateText | SeveralValues) and (reason := uncertainty(text)):
         raise ValueError(reason)
