@@ -85,9 +85,11 @@ class ColumnMapping(NamedTuple):
         return [*fields, ("attributes", ", ".join(self.attributes.values()))] if self.attributes else fields
 
 
-def map_columns(name: str, header: Sequence[str], options: FileOptions, shop: ShopFormat | None) -> ColumnMapping:
+def map_columns(
+    name: str, header: Sequence[str], options: FileOptions, shop: ShopFormat | None, *, is_delimited: bool = False
+) -> ColumnMapping:
     """The mapping of a header; raises `UserError` when a column of `options` does not exist, when two columns have the
-    same name, or when no column has the id."""
+    same name, or when no column has the id. `is_delimited`: a wrong delimiter may be the cause."""
     mapper = _Mapper(name, header)
     for field, column in options.mapping.items():
         mapper.take_stated(field, column)
@@ -98,7 +100,7 @@ def map_columns(name: str, header: Sequence[str], options: FileOptions, shop: Sh
     fields = mapper.fields
     if "seller.id" not in fields:  # a seller without an id is no seller: the columns are attributes
         fields = {field: columns for field, columns in fields.items() if not field.startswith("seller.")}
-    _check_id(name, header, fields, options)
+    _check_id(name, header, fields, options, is_delimited=is_delimited)
     price_currency = price_with_currency(header[fields["price"][0]])[1] if "price" in fields else ""
     return ColumnMapping(fields, _attribute_names(header, fields), price_currency)
 
@@ -170,13 +172,16 @@ def price_with_currency(column: str) -> tuple[str, str]:
     return (plain_name(parts["name"]), meant[0]) if len(meant) == 1 else ("", "")
 
 
-def _check_id(name: str, header: Sequence[str], fields: dict[str, list[int]], options: FileOptions) -> None:
+def _check_id(
+    name: str, header: Sequence[str], fields: dict[str, list[int]], options: FileOptions, *, is_delimited: bool
+) -> None:
     more = " …" if len(header) > _SHOWN_COLUMNS else ""
     columns = ", ".join(column or "(no name)" for column in header[:_SHOWN_COLUMNS]) + more
     if "id" not in fields and not options.number_rows:
         raise UserError(
             f"No column of {name} has the item's id; its columns are {columns}.",
-            "Name it with --map id=COLUMN, use the position of the listing with --id row, or correct the --delimiter.",
+            "Name it with --map id=COLUMN, or use the position of the listing with --id row"
+            + (", or correct the --delimiter." if is_delimited else "."),
         )
     if not fields:
         raise UserError(

@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Final
 
+from piepowder.imports.rows import quoted
+
 _SHARED_SIGNS: Final = {
     "$": "USD AUD BBD BMD BND BSD BZD CAD CLP COP FJD GYD HKD JMD KYD LRD MXN NAD NZD SBD SGD SRD TTD TWD XCD ARS UYU",
     "c$": "CAD NIO",
@@ -41,7 +43,7 @@ def codes() -> frozenset[str]:
 def code(text: str) -> str:
     """A currency (ISO 4217); raises ValueError for another text."""
     if text.upper() not in codes():
-        raise ValueError(f"{text!r:.40} is not a currency code (ISO 4217)")
+        raise ValueError(f"{quoted(text, 40)} is not a currency code (ISO 4217)")
     return text.upper()
 
 

@@ -5,6 +5,7 @@ read.
 """
 
 import gzip
+import json
 import mmap
 import re
 import shutil
@@ -151,26 +152,31 @@ def identify(source: InputFile, *, is_csv: bool) -> FileKind:
         return _identify_zip(source)
     if not bare and len(head) < _HEAD:
         raise UserError(f"{source.name} is empty.", "Name a file with at least one item.")
-    if _wide(head).startswith(("[", "{")):
-        raise UserError(f"{source.name} is JSON in UTF-16.", "Save it as UTF-8.")
-    if source.name.lower().removesuffix(".gz").endswith((".ndjson", ".jsonl")):
+    wide, start = _wide(head)
+    if start.startswith(("[", "{")) or (wide.startswith("UTF-32") and start.startswith("<")):
+        what = "XML" if start.startswith("<") else "JSON"
+        raise UserError(f"{source.name} is {what} in {wide}.", f"Save it as UTF-8: iconv -f {wide} -t UTF-8 FILE.")
+    name = source.name.lower().removesuffix(".gz")
+    if name.endswith((".ndjson", ".jsonl")):
         return FileKind.NDJSON
-    if bare.startswith(b"<") or _wide(head).startswith("<"):
+    if bare.startswith(b"<") or start.startswith("<"):
         return _identify_markup(source.name, bare[:2_000].lower())
     if bare.startswith(b"["):
         return FileKind.JSON
     if _is_ndjson(head):
         return FileKind.NDJSON
-    if bare.startswith(b"{") and (bare[1:].lstrip(_WHITE)[:1] in (b'"', b"}")):
+    if name.endswith(".json") or (bare.startswith(b"{") and (bare[1:].lstrip(_WHITE)[:1] in (b'"', b"}"))):
         return FileKind.JSON
     return FileKind.DELIMITED
 
 
-def _wide(head: bytes) -> str:
-    """The start of a text in UTF-16 with a byte order mark; empty for others."""
-    if head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
-        return ""
-    return head[:200].decode("utf-16", "ignore").lstrip()
+def _wide(head: bytes) -> tuple[str, str]:
+    """The encoding and start of a text in UTF-16 or UTF-32, also without a byte order mark; empty for others."""
+    codec = json.detect_encoding(head)
+    if codec.startswith("utf-8"):
+        return "", ""
+    name = codec.upper().replace("-LE", "LE").replace("-BE", "BE")
+    return name, head[:200].decode(codec, "ignore").lstrip("\ufeff \t\r\n")
 
 
 def _identify_markup(name: str, start: bytes) -> FileKind:

@@ -22,7 +22,7 @@ from piepowder.imports.items import ItemBuilder
 from piepowder.imports.json_files import Items
 from piepowder.imports.money import DecimalSeparator, decimal_separator
 from piepowder.imports.repeated_ids import counting_ids
-from piepowder.imports.rows import BLANKS, Listing, Note, Number, Refusal, Table, TableRow, UnknownValue
+from piepowder.imports.rows import BLANKS, Listing, Note, Number, Refusal, Table, TableRow, UnknownValue, quoted
 from piepowder.imports.shop_formats import ShopFormat, find_format
 from piepowder.imports.spreadsheets import SpreadsheetTable
 from shared.runtime.user_errors import UserError
@@ -129,7 +129,7 @@ def _count(
         return _Counts(total, refused, [])
     many, occur = ("ids", "occur") if repeated.ids > 1 else ("id", "occurs")
     first, second = repeated.numbers
-    example = f"{repeated.example!r:.80} ({unit} {first:,} and {second:,})"
+    example = f"{quoted(repeated.example, 80)} ({unit} {first:,} and {second:,})"
     text = f"{repeated.ids:,} {many} {occur} more than once, such as {example}; a later one is the newer version"
     return _Counts(total, refused, [Note("repeated", text)])
 
@@ -163,7 +163,8 @@ def _of_table(
     progress: Callable[[], None],
 ) -> ListingImport:
     shop = find_format(table.header)
-    mapping = map_columns(source.name, table.header, options, shop)
+    is_delimited = isinstance(table, DelimitedTable)
+    mapping = map_columns(source.name, table.header, options, shop, is_delimited=is_delimited)
     rows = _Rows(table, shop)
     survey = _Survey(mapping, options)
     counts = _count(rows, survey.add, table.unit, progress)
@@ -297,7 +298,7 @@ class _Survey:
             some = ", ".join(repr(text) for text, _ in self._no_gtin.most_common(3))
             notes.append(Note("no GTIN", f"{self._no_gtin.total():,} cells say so ({some})"))
         if self._numeric_ids:
-            notes.append(Note("ids", f"{self._numeric_ids:,} are numbers in the workbook, written without separators"))
+            notes.append(Note("ids", f"{self._numeric_ids:,} are numbers, written without separators"))
         if self._no_id:
             notes.append(
                 Note("no id", f"{self._no_id:,} rows; they are refused (--id row uses the position of all listings)")

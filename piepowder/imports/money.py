@@ -16,7 +16,7 @@ from babel.numbers import NumberFormatError, parse_decimal
 
 from piepowder.currency_decimals import decimals
 from piepowder.imports import currencies
-from piepowder.imports.rows import Number, uncertainty
+from piepowder.imports.rows import Number, quoted, uncertainty
 
 _MAX_MINOR: Final = 2**63 - 1
 _SPACES: Final = re.compile("[\u00a0\u2007\u2009\u202f\\s]+")
@@ -94,7 +94,7 @@ def _read(text: str, decimal: str | None) -> tuple[tuple[str, ...], Decimal]:
     if shown is DecimalSeparator.AMBIGUOUS and decimal is None:
         mark = "." if "." in number else ","
         raise ValueError(
-            f"{text!r:.60} is ambiguous: {number.replace(mark, '')}, or {number.replace(',', '.')};"
+            f"{quoted(text)} is ambiguous: {number.replace(mark, '')}, or {number.replace(',', '.')};"
             " give --decimal . or --decimal ,"
         )
     used = decimal or (shown.value if shown in (DecimalSeparator.POINT, DecimalSeparator.COMMA) else ".")
@@ -116,7 +116,7 @@ def _written(text: str) -> _Written:
 
 
 def _not_an_amount(text: str) -> ValueError:
-    return ValueError(f"{text!r:.60} is not an amount; expected a number such as 12.99")
+    return ValueError(f"{quoted(text)} is not an amount; expected a number such as 12.99")
 
 
 def _separator_of(number: str) -> DecimalSeparator:
@@ -150,7 +150,7 @@ def _strict(number: str, decimal: str, text: str) -> Decimal:
                     return parse_decimal(f"{whole or '0'}{decimal}{fraction or '0'}", locale=locale, strict=True)
                 except NumberFormatError:
                     continue
-    raise ValueError(f"{text!r:.60} is not an amount with the decimal separator {decimal!r}")
+    raise ValueError(f"{quoted(text)} is not an amount with the decimal separator {decimal!r}")
 
 
 def _minor(amount: Decimal, text: str, currency: str) -> int:
@@ -158,9 +158,9 @@ def _minor(amount: Decimal, text: str, currency: str) -> int:
     minor = amount.scaleb(digits)
     whole = minor.to_integral_value()
     if minor != whole and not _is_float_error(amount, minor - whole):
-        raise ValueError(f"{str(text)!r:.60} has more decimals than {currency}, which has {digits}")
+        raise ValueError(f"{quoted(text)} has more decimals than {currency}, which has {digits}")
     if whole > _MAX_MINOR:
-        raise ValueError(f"{str(text)!r:.60} is larger than any price")
+        raise ValueError(f"{quoted(text)} is larger than any price")
     return int(whole)
 
 

@@ -42,13 +42,18 @@ class SeveralValues(str):
     __slots__ = ()
 
 
+def quoted(text: str, longest: int = 60) -> str:
+    """A text in quotation marks. It is shortened inside them, so that similar messages can be recognized."""
+    return repr(str(text) if len(text) <= longest else f"{text[:longest]}…")
+
+
 def uncertainty(cell: str) -> str:
     """The reason why a cell is not one text that its author wrote; empty if it is."""
     if isinstance(cell, UnknownValue):
         return str(cell)
     if isinstance(cell, SeveralValues):
         first, second = cell.split("\n")[:2]
-        return f"there are several values, such as {first!r:.60} and {second!r:.60}; export only one"
+        return f"there are several values, such as {quoted(first)} and {quoted(second)}; export only one"
     is_date = isinstance(cell, DateText)
     return f"{cell!s:.60} is a date, which the spreadsheet made of another text; write it as text" if is_date else ""
 
@@ -118,10 +123,11 @@ class RecordTable:
     refusal.
     """
 
-    unit = "item"
-
-    def __init__(self, read: Callable[[], Iterator[tuple[int, NamedCells] | Refusal]], notes: Sequence[Note]) -> None:
+    def __init__(
+        self, read: Callable[[], Iterator[tuple[int, NamedCells] | Refusal]], notes: Sequence[Note], unit: str = "item"
+    ) -> None:
         self._read = read
+        self.unit = unit
         self._notes = list(notes)
         self._columns: dict[str, int] = {}
         self.first_refusal: Refusal | None = None

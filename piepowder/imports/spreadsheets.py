@@ -21,7 +21,7 @@ from piepowder.imports.columns import FoundHeader, find_header
 from piepowder.imports.feeds import local_name
 from piepowder.imports.file_options import FileOptions
 from piepowder.imports.files import InputFile
-from piepowder.imports.rows import BLANKS, DateText, Note, Number, Refusal, TableRow, UnknownValue
+from piepowder.imports.rows import BLANKS, DateText, Note, Number, Refusal, TableRow, UnknownValue, quoted
 from shared.runtime.user_errors import UserError
 
 _ERRORS: Final = (python_calamine.CalamineError, zipfile.BadZipFile, ParseError, DefusedXmlException, KeyError, OSError)
@@ -69,7 +69,7 @@ class SpreadsheetTable:
             extra = [cell for cell in cells[width:] if cell.strip(BLANKS)]
             texts = [*cells[:width], *[""] * (width - len(cells))]
             if extra:
-                yield Refusal(number, 0, f"the row has a cell ({extra[0]!r:.40}) in a column without a name")
+                yield Refusal(number, 0, f"the row has a cell ({quoted(extra[0], 40)}) in a column without a name")
             elif any(cell.strip(BLANKS) or isinstance(cell, UnknownValue) for cell in texts):
                 yield TableRow(number, texts)
 

@@ -10,7 +10,7 @@ import langcodes
 import pycountry
 from stdnum import ean
 
-from piepowder.imports.rows import DateText, Number, SeveralValues, uncertainty
+from piepowder.imports.rows import DateText, Number, SeveralValues, quoted, uncertainty
 from shared.validation.identifiers import identifier_problem
 
 MAX_ATTRIBUTE: Final = 5_000
@@ -26,7 +26,13 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SHORTENED: Final = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
 _FORMULA_TEXT: Final = re.compile(r'="([^"]*)"')
 _TAG: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
-_URL: Final = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*")
+_URL_START: Final = re.compile(r"https?://[^\s/?#]", re.IGNORECASE)
+_SPACE: Final = re.compile(r"\s")
+_PICTURE: Final = r"\.(?:jpe?g|png|gif|webp|avif)"
+_SEVERAL_URLS: Final = re.compile(
+    rf"(?<![/=?&#])https?://|[,;|]//|{_PICTURE}[,;|][^?#]*{_PICTURE}(?=[?#]|$)", re.IGNORECASE
+)
+"""A second URL in one: after another character than those of a path or query, without a scheme, or a file name."""
 _BETWEEN_URLS: Final = re.compile(r"[\s,;|]+(?=[Hh][Tt][Tt][Pp][Ss]?://)")
 _BETWEEN_CODES: Final = re.compile(r"[\s,;/|]+")
 _NO_GTIN: Final = frozenset(
@@ -52,7 +58,9 @@ def identifier(text: str) -> str:
     if (problem := identifier_problem(bare)) is not None:
         raise ValueError(problem)
     if _SHORTENED.fullmatch(bare):
-        raise ValueError(f"{bare!r:.60} was shortened by a spreadsheet; format its column as text and export it again")
+        raise ValueError(
+            f"{quoted(bare)} was shortened by a spreadsheet; format its column as text and export it again"
+        )
     return bare
 
 
@@ -79,12 +87,12 @@ def gtin(text: str) -> str | None:
         raise ValueError(f"{digits!r} was shortened by a spreadsheet; format its column as text and export it again")
     if not (digits.isascii() and digits.isdigit()) or len(digits) not in (8, 12, 13, 14):
         lost = "; a spreadsheet may have removed zeros before it" if digits.isdigit() and len(digits) < 14 else ""
-        raise ValueError(f"{text!r:.40} is not a GTIN: expected 8, 12, 13 or 14 digits{lost}")
+        raise ValueError(f"{quoted(text, 40)} is not a GTIN: expected 8, 12, 13 or 14 digits{lost}")
     if not digits.strip("0"):
-        raise ValueError(f"{text!r:.40} is not a GTIN: all of its digits are 0")
+        raise ValueError(f"{quoted(text, 40)} is not a GTIN: all of its digits are 0")
     expected = ean.calc_check_digit(digits[:-1])
     if digits[-1] != expected:
-        raise ValueError(f"{text!r:.40} has a wrong check digit: expected {expected} at the end")
+        raise ValueError(f"{quoted(text, 40)} has a wrong check digit: expected {expected} at the end")
     for longer, shorter in ((14, 13), (13, 12)):
         if len(digits) == longer and digits.startswith("0"):
             digits = digits[-shorter:]
@@ -101,7 +109,7 @@ def language(text: str) -> str:
     """A language tag in the spelling of BCP 47: `nl-nl` and `NL_nl` are `nl-NL`."""
     tag = text.replace("_", "-")
     if _TAG.fullmatch(tag) is None or not langcodes.tag_is_valid(tag):
-        raise ValueError(f"{text!r:.60} is not a language tag (BCP 47); expected for example 'de' or 'pt-BR'")
+        raise ValueError(f"{quoted(text)} is not a language tag (BCP 47); expected for example 'de' or 'pt-BR'")
     return langcodes.standardize_tag(tag)
 
 
@@ -110,7 +118,7 @@ def country(text: str) -> str:
     """A country (ISO 3166-1 alpha-2)."""
     if len(text) != 2 or pycountry.countries.get(alpha_2=text.upper()) is None:
         hint = "; the code of the United Kingdom is GB" if text.upper() == "UK" else ""
-        raise ValueError(f"{text!r:.40} is not a country code (ISO 3166-1 alpha-2){hint}")
+        raise ValueError(f"{quoted(text, 40)} is not a country code (ISO 3166-1 alpha-2){hint}")
     return text.upper()
 
 
@@ -119,32 +127,44 @@ def markets(text: str) -> tuple[str, ...]:
     """Distinct markets, as countries."""
     found = tuple(dict.fromkeys(country(code) for code in _BETWEEN_CODES.split(text) if code))
     if not found or len(found) > MAX_MARKETS:
-        raise ValueError(f"{text!r:.60} has {len(found)} markets; expected 1 to {MAX_MARKETS}")
+        raise ValueError(f"{quoted(text)} has {len(found)} markets; expected 1 to {MAX_MARKETS}")
     return found
 
 
 def version(text: str) -> int:
     """A version of an item."""
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= MAX_VERSION:
-        raise ValueError(f"{text!r:.40} is not a whole number from 1 to {MAX_VERSION}")
+        raise ValueError(f"{quoted(text, 40)} is not a whole number from 1 to {MAX_VERSION}")
     return int(text)
 
 
 def media(cells: Sequence[str]) -> list[str]:
     """The distinct URLs in the cells. Comma, semicolon, pipe and white space separate them; inside a URL, they are part
     of it."""
+    for cell in cells:
+        if not isinstance(cell, SeveralValues) and (reason := uncertainty(cell)):
+            raise ValueError(reason)
     parts = (part.strip().rstrip(",;|").rstrip() for cell in cells for part in _BETWEEN_URLS.split(cell))
     found = [part for part in parts if part]
     for url in found:
-        if _URL.fullmatch(url) is None:
-            kind = "an inline picture" if url.startswith("data:") else "not an http:// or https:// URL"
-            raise ValueError(f"{url!r:.60} is {kind}; give the URL of the picture")
+        if _URL_START.match(url) is None or _SPACE.search(url) or _SEVERAL_URLS.search(url, len("https://")):
+            raise ValueError(_url_fault(url))
         if len(url) > MAX_URL:
-            raise ValueError(f"{url!r:.60} has {len(url):,} characters; at most {MAX_URL:,} are allowed")
+            raise ValueError(f"{quoted(url)} has {len(url):,} characters; at most {MAX_URL:,} are allowed")
     distinct = list(dict.fromkeys(found))
     if len(distinct) > MAX_MEDIA:
         raise ValueError(f"{len(distinct)} URLs; at most {MAX_MEDIA} are allowed")
     return distinct
+
+
+def _url_fault(text: str) -> str:
+    if text.startswith("data:"):
+        return f"{quoted(text)} is an inline picture; give the URL of the picture"
+    if _URL_START.match(text) is None:
+        return f"{quoted(text)} is not an http:// or https:// URL; give the URL of the picture"
+    if (space := _SPACE.search(text)) is not None:
+        return f"{quoted(text)} has white space at {space.start()}; write it as %20, and each URL from its https://"
+    return f"{quoted(text)} may be several URLs; separate them by white space, or write a : inside a URL as %3A"
 
 
 def category(text: str) -> str:
@@ -153,7 +173,7 @@ def category(text: str) -> str:
     if len(levels) > MAX_CATEGORY_LEVELS:
         raise ValueError(f"{len(levels)} levels; at most {MAX_CATEGORY_LEVELS} are allowed")
     if not all(level.strip() for level in levels):
-        raise ValueError(f"{text!r:.60} has an empty level; expected for example 'Home/Garden'")
+        raise ValueError(f"{quoted(text)} has an empty level; expected for example 'Home/Garden'")
     return text
 
 

@@ -43,7 +43,9 @@ def test_an_item_with_fields_of_wrong_types_is_shown_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "f.ndjson"
-    path.write_bytes(b'{"platform":"a","id":17,"price":512,"media":88}\n{"platform":"a","id":"2","price":{}}\n')
+    path.write_bytes(
+        b'{"platform":"a","kind":"b","id":17,"price":512,"media":88}\n{"platform":"a","kind":"b","id":"2","price":{}}\n'
+    )
     with open_import(str(path), OPTIONS) as listings:
         show_preview(listings)
     assert {"17", "512", "88"} <= set(capsys.readouterr().out.split())
@@ -51,7 +53,9 @@ def test_an_item_with_fields_of_wrong_types_is_shown_as_it_is(
 
 def test_control_characters_of_a_listing_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "f.ndjson"
-    path.write_bytes(b'{"platform":"a","id":"\\u001b]0;x\\u0007","title":"\\u202eevil"}\n{"platform":"a","id":"2"}\n')
+    path.write_bytes(
+        b'{"platform":"a","kind":"b","id":"\\u001b]0;x\\u0007","title":"\\u202eevil"}\n{"platform":"a","kind":"b","id":"2"}\n'
+    )
     with open_import(str(path), OPTIONS) as listings:
         show_preview(listings)
     shown = capsys.readouterr().out

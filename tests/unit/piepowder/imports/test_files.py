@@ -53,7 +53,7 @@ def archive(*names: str) -> bytes:
         (compressed(b"id,title\n1,a\n" * 500)[:-20], "cannot be decompressed"),
         ("[{}]".encode("utf-16"), "JSON in UTF-16"),
         ('{"id": 1}\n{"id": 2}\n'.encode("utf-16"), "JSON in UTF-16"),
-        (b"[1, 2]", "elements are not objects"),
+        (b"[1, 2]", "not a JSON object"),
         (b"[]", "empty JSON array"),
         (b'[{"platform": "a"},', "not valid JSON"),
         (b'{"products": [{"id": 1}]}', r"jq -c '\.products\[\]' FILE"),
