@@ -137,7 +137,7 @@ def _reason(error: Exception, text: Any) -> str:
         return f"a \\u escape is half of a surrogate pair (byte {surrogate.start()})"
     if str(error) == "Input data was truncated":
         return "it ends before its last bracket or quotation mark"
-    return str(error).removeprefix("JSON is malformed: ")
+    return str(error).removeprefix("JSON is malformed: ").partition(" - at `")[0]
 
 
 def _content(source: InputFile, form: str, unit: str, read: _Texts) -> Items | RecordTable:
@@ -188,10 +188,9 @@ def _item_fault(text: bytes) -> str:
     try:
         if _identity(text).is_item:
             return ""
-    except msgspec.ValidationError:
-        return "it is not a JSON object"
     except _FAULTS as error:
-        return f"it is not valid JSON ({_reason(error, text)})"
+        is_other = str(error).startswith("Expected `object`")
+        return "it is not a JSON object" if is_other else f"it is not valid JSON ({_reason(error, text)})"
     return "it has no platform and kind, which the other items of the file have"
 
 

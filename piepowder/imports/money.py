@@ -7,7 +7,7 @@ in the right places.
 """
 
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -75,7 +75,11 @@ def read_price(text: str, column: str, markets: tuple[str, ...], decimal: str | 
         raise ValueError(reason)
     tokens: tuple[str, ...]
     if isinstance(text, Number):
-        tokens, amount = (text.sign,) if text.sign else (), Decimal(text)
+        tokens = (text.sign,) if text.sign else ()
+        try:
+            amount = Decimal(text)
+        except InvalidOperation as error:  # an exponent out of range
+            raise ValueError(f"{quoted(text)} is not a price") from error
         if amount < 0:
             raise ValueError(f"{text!s:.60} is less than 0")
     else:
