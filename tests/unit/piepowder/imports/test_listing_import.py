@@ -11,7 +11,8 @@ import pytest
 
 from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.rows import Listing
+from piepowder.imports.rows import Listing, Refusal
+from piepowder.tally import RefusalGroups
 from tests.support.listing_files import SHOP, imported
 
 
@@ -63,6 +64,39 @@ def test_standard_input_is_read_again_from_a_private_copy(tmp_path: Path, monkey
         with open_import("-", SHOP) as listings:
             assert len(list(listings.read())) == len(list(listings.read())) == 1
             assert listings.name == "standard input"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "id",
+        "version",
+        "language",
+        "category",
+        "gtin",
+        "price",
+        "currency",
+        "markets",
+        "media",
+        "seller.id",
+        "seller.country",
+    ],
+)
+def test_refusals_for_long_values_differ_only_in_their_quoted_texts(tmp_path: Path, field: str) -> None:
+    values = [
+        f"not a {field} in any language\t, at https://shop.example // {n} it's" + " long text" * 20 for n in "abc"
+    ]
+    names = list(dict.fromkeys(["id", "seller.id", "price", field]))
+    rows = [names, *([value if name == field else "1" for name in names] for value in values)]
+    path = tmp_path / "f.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    groups = RefusalGroups()
+    with open_import(str(path), FileOptions(mapping={name: name for name in names})) as listings:
+        for line in listings.read():
+            assert isinstance(line, Refusal)
+            groups.add(line)
+    assert [group.count for group in groups.largest()] == [3]
 
 
 def large_file(path: Path, rows: int) -> None:

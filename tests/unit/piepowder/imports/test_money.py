@@ -136,6 +136,8 @@ def test_a_number_of_a_workbook_is_never_ambiguous_and_a_date_is_no_price() -> N
     assert read(Number("12.5", "€"), "US") == (1250, "EUR")
     with pytest.raises(ValueError, match="is a date"):
         read(DateText("2026-05-12"))
+    with pytest.raises(ValueError, match="'1e99999999999999999999' is not a price"):
+        read(Number("1e99999999999999999999"))
 
 
 def test_the_column_as_a_whole_decides_an_ambiguous_price_and_says_so(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """One meaning has one spelling, and the values are those that intake accepts."""
 
+import re
+
 import msgspec
 import pytest
 
 from piepowder.imports import values
-from piepowder.imports.rows import DateText, Number
+from piepowder.imports.rows import DateText, Number, UnknownValue
 from services.intake.items.domain.posts import MAX_BODY_BYTES
 from services.intake.items.handlers import ItemIntake
 from shared.validation import codes
@@ -90,9 +92,63 @@ def test_urls_are_separated_and_their_own_commas_are_kept(cell: str, found: list
     assert values.media([cell]) == found
 
 
-@pytest.mark.parametrize("cell", ["a.jpg, b.jpg", "//img.example/a.jpg", f"{A}, b.jpg", "data:image/png;base64,AAAA"])
-def test_a_cell_with_another_text_than_urls_is_refused(cell: str) -> None:
-    with pytest.raises(ValueError, match=r"http|inline picture"):
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "https://proxy.example/fetch/https://img.example/a.jpg",
+        "https://proxy.example/?u=https://img.example/a.jpg,b",
+        "https://img.example/a.jpg,w_300",
+        "https://img.example//a//b.jpg",
+    ],
+)
+def test_a_url_inside_a_path_or_query_is_part_of_it(cell: str) -> None:
+    assert values.media([cell]) == [cell]
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("a.jpg, b.jpg", "'a.jpg, b.jpg' is not an http:// or https:// URL; give the URL of the picture"),
+        ("//img.example/a.jpg", "'//img.example/a.jpg' is not an http:// or https:// URL; give the URL of the picture"),
+        ("https://", "'https://' is not an http:// or https:// URL; give the URL of the picture"),
+        (
+            "data:image/png;base64,AAAA",
+            "'data:image/png;base64,AAAA' is an inline picture; give the URL of the picture",
+        ),
+        (
+            "https://e.com/a b.jpg",
+            "'https://e.com/a b.jpg' has white space at 15; write it as %20, and each URL from its https://",
+        ),
+        (
+            f"{A}, b.jpg",
+            f"'{A}, b.jpg' has white space at 26; write it as %20, and each URL from its https://",
+        ),
+        (Number("5"), "'5' is not an http:// or https:// URL; give the URL of the picture"),
+        (UnknownValue("it is a list of objects"), "it is a list of objects"),
+        (f"{A}?{'x' * 2_100}", f"'{A}?{'x' * 34}…' has 2,126 characters; at most 2,048 are allowed"),
+    ],
+)
+def test_a_cell_with_another_text_than_urls_is_refused_with_its_fault(cell: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
+        values.media([cell])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        f"{A}^{B}",
+        f"{A}::{B}",
+        f"{A}\\n{B}",
+        f"{A}{B}",
+        f"{A}?v=1^{B}?v=2",
+        f"{A},//cdn.example/b.jpg",
+        f"{A},b.jpg",
+        f"{A};b.PNG?v=1",
+        f"{B},{A}|c.webp",
+    ],
+)
+def test_a_text_that_may_be_several_urls_is_refused(cell: str) -> None:
+    with pytest.raises(ValueError, match="may be several URLs; separate them by white space, or write a : inside"):
         values.media([cell])
 
 
