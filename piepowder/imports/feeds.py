@@ -7,6 +7,7 @@ Merchant Center, product data specification; RFC 4287.
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from html import escape
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -152,8 +153,7 @@ class _Record:
         for name, text in item.items():
             self._add(own, f"item.{self._name(name)}", text)
         for child in item:
-            is_google = _GOOGLE.fullmatch(_namespace(child.tag)) is not None
-            self._add_element(self.cells if is_google else own, child, "")
+            self._add_element(self.cells if _is_google(_namespace(child.tag)) else own, child, "")
         for name, texts in own.items():
             if name not in self.cells:
                 self.cells[name] = texts
@@ -162,11 +162,10 @@ class _Record:
 
     def _add_element(self, record: dict[str, list[str]], element: Element, parent: str) -> None:
         name = f"{parent}{self._name(element.tag)}"
-        is_link = local_name(element.tag) == "link" and not (element.text or "").strip()
+        is_link = name == "link" and not (element.text or "").strip()
         for attribute, text in element.items():
             self._add(record, name if is_link and attribute == "href" else f"{name}.{self._name(attribute)}", text)
-        texts = (element.text, *(child.tail for child in element))
-        if len(element) and (any((text or "").strip() for text in texts) or plain_name(name) in _TEXTS):
+        if _has_markup(element, name):
             self._add(record, name, _markup(element))
             return
         self._add(record, name, element.text or "")
@@ -174,14 +173,22 @@ class _Record:
             self._add_element(record, child, f"{name}.")
 
     def _add(self, record: dict[str, list[str]], name: str, text: str) -> None:
-        if text.strip():
-            record.setdefault(name, []).append(text.strip())
+        if text := text.strip():
+            record.setdefault(name, []).append(text)
 
     def _name(self, tag: str) -> str:
         namespace = _namespace(tag)
-        if namespace in ("", self._own) or _GOOGLE.fullmatch(namespace):
+        if namespace in ("", self._own) or _is_google(namespace):
             return local_name(tag)
         return f"{self._prefixes[namespace]}:{local_name(tag)}"
+
+
+def _has_markup(element: Element, name: str) -> bool:
+    """True if the children of an element are the markup of a text, and not its parts."""
+    if not len(element):
+        return False
+    texts = (element.text, *(child.tail for child in element))
+    return any((text or "").strip() for text in texts) or plain_name(name) in _TEXTS
 
 
 def _markup(element: Element) -> str:
@@ -232,10 +239,17 @@ def _excerpt(source: InputFile, line: int, column: int) -> str:
     return f" ({shown!r})" if shown else ""
 
 
+@lru_cache(maxsize=1024)
 def local_name(tag: str) -> str:
     """The name of an XML element without its namespace."""
     return tag.rpartition("}")[2]
 
 
+@lru_cache(maxsize=1024)
 def _namespace(tag: str) -> str:
     return tag.rpartition("}")[0].removeprefix("{")
+
+
+@lru_cache(maxsize=64)
+def _is_google(namespace: str) -> bool:
+    return _GOOGLE.fullmatch(namespace) is not None

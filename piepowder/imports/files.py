@@ -25,6 +25,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 _WHITE: Final = b" \t\r\n"
 _HEAD: Final = 65_536
 _OBJECT: Final = re.compile(rb'\{\s*["}]')  # the start of a JSON object; an id in braces does not match
+_ARRAY: Final = re.compile(rb'\[\s*(?:[]\[{"0-9-]|null|true|false)')  # not a name in brackets
 _SAMPLE_LINES: Final = 20
 
 
@@ -156,13 +157,13 @@ def identify(source: InputFile, *, is_csv: bool) -> FileKind:
     if start.startswith(("[", "{")) or (wide.startswith("UTF-32") and start.startswith("<")):
         what = "XML" if start.startswith("<") else "JSON"
         raise UserError(f"{source.name} is {what} in {wide}.", f"Save it as UTF-8: iconv -f {wide} -t UTF-8 FILE.")
+    if _ARRAY.match(bare):
+        return FileKind.JSON
     name = source.name.lower().removesuffix(".gz")
     if name.endswith((".ndjson", ".jsonl")):
         return FileKind.NDJSON
     if bare.startswith(b"<") or start.startswith("<"):
         return _identify_markup(source.name, bare[:2_000].lower())
-    if bare.startswith(b"["):
-        return FileKind.JSON
     if _is_ndjson(head):
         return FileKind.NDJSON
     if name.endswith(".json") or (bare.startswith(b"{") and (bare[1:].lstrip(_WHITE)[:1] in (b'"', b"}"))):

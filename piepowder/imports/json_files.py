@@ -168,7 +168,7 @@ def _content(source: InputFile, form: str, unit: str, read: _Texts) -> Items | R
         number, _, fault = table.first_refusal
         raise UserError(
             f"No {unit} of {source.name} can be read; {unit} {number:,}: {fault}.",
-            "Export one object for each listing, as UTF-8.",
+            f"Write one object {'a line (jq -c . FILE)' if unit == 'line' else 'for each listing'}, as UTF-8.",
         )
     return table
 

@@ -140,8 +140,8 @@ def test_one_object_with_a_platform_and_a_kind_is_an_item(tmp_path: Path) -> Non
         (b'{"data":{"my list":[{"id":1}]}}', r"""jq -c '\.data\.\["my list"\]\[\]' FILE"""),
         (b'{"id":"1","id":"2"}', "No item of .* can be read; item 1: it has the key 'id' twice"),
         (b'[{"id":"1","a":{"b":1,"b":2}}]', "item 1: it has the key 'b' twice, so that its value is uncertain"),
-        (b'[{"id":"1","title":"Gr\xf6\xdfe"}]', r"item 1: .*it is not UTF-8: byte 0xF6\)\. Export .* as UTF-8"),
-        (b'[["id","title"],["1","x"]]', r"item 1: it is not a JSON object\. Export one object for each listing"),
+        (b'[{"id":"1","title":"Gr\xf6\xdfe"}]', r"item 1: .*it is not UTF-8: byte 0xF6\)\. Write .* as UTF-8"),
+        (b'[["id","title"],["1","x"]]', r"item 1: it is not a JSON object\. Write one object for each listing"),
         (b"[{},{}]", "objects of .* have no members"),
         (b"null", "item 1: it is not a JSON object"),
         (b"// x\n[]", "line 1, column 1: invalid character"),
@@ -168,7 +168,7 @@ def test_other_json_is_named_with_its_fault_and_remedy(tmp_path: Path, content: 
 
 
 def test_the_only_broken_lines_of_ndjson_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"No line of .* can be read; line 2: it is not valid JSON"):
+    with pytest.raises(UserError, match=r"No line of .* can be read; line 2: it is not valid JSON .*jq -c"):
         imported(tmp_path, b"\n{broken\nmore\n", name="f.ndjson")
 
 
