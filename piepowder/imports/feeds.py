@@ -92,12 +92,10 @@ def open_feed(source: InputFile) -> RecordTable:
         raise UserError(
             f"{source.name} is {feed.name} without a single <{item}> in {where}.", "Name a feed with products."
         )
-    differing = [name.partition(":")[2] for name in table.header if name.startswith(f"{feed.prefix}:")]
+    differing = [name.replace(":", "_") for name in table.header if name.startswith(f"{feed.prefix}:")]
     if differing:
-        text = ", ".join(f"<{name}>" for name in differing)
-        table.add_note(
-            Note("two values", f"Google's element (g:) is used, and a different {text} is an attribute {feed.prefix}_…")
-        )
+        used = "if Google's element (g:) differs from that of the feed, it is used, and the other is an attribute"
+        table.add_note(Note("two values", f"{used}: {', '.join(differing)}"))
     return table
 
 

@@ -72,7 +72,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "media": Field(
         "media image image_url images image_link image_src main_image_url image_urls imageurl imagelink imageurls "
         "pictureurl additional_image_link additional_image_links picture pictures photo photos picture_url bild "
-        "bilder bild_url bildurl bild_urls bildlink produktbild produktbilder foto",
+        "bilder bild_url bildurl bild_urls bildlink produktbild produktbilder foto enclosure_url media_content_url",
     ),
     "seller.id": Field(
         "seller_id seller merchant_id merchant händler_id verkäufer_id haendler_id",

@@ -119,7 +119,9 @@ def test_a_difference_to_googles_element_is_stated(tmp_path: Path) -> None:
     items = "<item><g:id>1</g:id><title>A</title><g:title>B</g:title></item><item><g:id>2</g:id><title>C</title></item>"
     found = imported(tmp_path, feed(items), name="feed.xml")
     assert [item["title"] for item in found.items] == ["B", "C"]
-    assert found.notes["two values"] == "Google's element (g:) is used, and a different <title> is an attribute rss_…"
+    assert found.notes["two values"] == (
+        "if Google's element (g:) differs from that of the feed, it is used, and the other is an attribute: rss_title"
+    )
 
 
 def test_an_atom_feed_has_its_own_id_beside_that_of_google(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_an_atom_feed_has_its_own_id_beside_that_of_google(tmp_path: Path) -> No
         ('<item id="1"><title>A</title></item>', {"id": "1", "title": "A"}),
         (
             '<item><g:id>1</g:id><enclosure url="https://e.example/1"/><m:a xmlns:m="u" url="https://e.example/2"/></item>',
-            {"id": "1", "attributes": {"enclosure.url": "https://e.example/1", "m_a.url": "https://e.example/2"}},
+            {"id": "1", "media": ["https://e.example/1"], "attributes": {"m_a.url": "https://e.example/2"}},
         ),
         (
             '<item><g:id>1</g:id><g:shipping><g:price currency="EUR">5</g:price></g:shipping></item>',
