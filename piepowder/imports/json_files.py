@@ -1,12 +1,13 @@
 """JSON: items as in `POST /v1/items`, records with named values, and JSON-LD products; in lines or in one array.
 
-The members decide: items have a platform and a kind. They are sent as they are written, byte for byte except for line
-breaks between tokens. Other objects are records, read as a table. A faulty line or element concerns only itself. An
-array is mapped into memory and split; each element needs one small object.
+The members of most objects decide: items have a platform and a kind. They are sent as they are written, byte for byte
+except for line breaks between tokens. Other objects are records, read as a table. A faulty line or element concerns
+only itself. An array is mapped into memory and split; each element needs one small object.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from shlex import quote
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -22,6 +23,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 _SCHEMA: Final = "schema.org"
 _PLACE: Final = re.compile(r"(?P<reason>.*) \(byte (?P<at>[0-9]+)\)")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NO_ITEM: Final = "it has no platform and kind, which most objects of the file have"
 _ONE: Final = "JSON, "
 _FAULTS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -141,19 +143,22 @@ def _reason(error: Exception, text: Any) -> str:
 
 
 def _content(source: InputFile, form: str, unit: str, read: _Texts) -> Items | RecordTable:
-    """The items of a file in which one object is an item; else its records or products."""
+    """The items of a file in which most objects are items; else its records or products. The member names of one
+    object, which may be those of a seller, decide nothing for the others."""
     first: dict[str, Any] | None = None
+    items = records = 0
     for text in read():
         if isinstance(text, Refusal):
             continue
-        if _item_fault(text[1]) == "":
-            note = Note("format", f"{form}items as in POST /v1/items, sent unchanged")
-            return Items(unit, note, lambda: _listings(read))
-        if first is None:
-            try:
+        fault = _item_fault(text[1])
+        items += not fault
+        records += fault == _NO_ITEM
+        if first is None and fault in ("", _NO_ITEM):
+            with suppress(ValueError):
                 first = _object(text[1])
-            except ValueError:
-                continue
+    if items > records:
+        note = Note("format", f"{form}items as in POST /v1/items, sent unchanged")
+        return Items(unit, note, lambda: _listings(read))
     if first is not None and _is_linked_data(first):
         table = RecordTable(lambda: _products(read), [Note("format", "JSON-LD products (schema.org)")])
         missing = UserError(f"{source.name} is JSON-LD without a Product.", "Name a file with products.")
@@ -191,7 +196,7 @@ def _item_fault(text: bytes) -> str:
     except _FAULTS as error:
         is_other = str(error).startswith("Expected `object`")
         return "it is not a JSON object" if is_other else f"it is not valid JSON ({_reason(error, text)})"
-    return "it has no platform and kind, which the other items of the file have"
+    return _NO_ITEM
 
 
 def _one_object(name: str, value: Mapping[str, Any]) -> UserError:

@@ -30,16 +30,16 @@ def test_items_in_lines_are_unchanged_and_a_faulty_line_is_refused_alone(tmp_pat
         Listing(2, item(1)),
         Refusal(5, 0, "it is not valid JSON (object keys must be strings (byte 1))"),
         Refusal(6, 0, "it is not a JSON object"),
-        Refusal(7, 0, "it has no platform and kind, which the other items of the file have"),
+        Refusal(7, 0, "it has no platform and kind, which most objects of the file have"),
         Listing(8, item(2)),
     ]
 
 
 @pytest.mark.parametrize("broken", [b'"platform":"shop","id":"1"}', b"not JSON at all", b'{"id":"3"}'])
 def test_a_faulty_first_line_does_not_change_what_the_others_are(tmp_path: Path, broken: bytes) -> None:
-    first, second = lines_of(tmp_path, broken + b"\n" + item(2))
+    first, *others = lines_of(tmp_path, b"\n".join([broken, item(2), item(3)]))
     assert isinstance(first, Refusal)
-    assert second == Listing(2, item(2))
+    assert others == [Listing(2, item(2)), Listing(3, item(3))]
 
 
 def test_a_line_that_is_too_long_is_refused_without_being_stored(tmp_path: Path) -> None:
@@ -121,6 +121,13 @@ def test_faulty_lines_of_records_are_refused_alone(tmp_path: Path) -> None:
         (5, "it is not valid JSON (it is not UTF-8: byte 0xF6)"),
         (6, "it is not valid JSON (it ends before its last bracket or quotation mark)"),
     ]
+
+
+def test_the_members_of_one_record_do_not_make_the_others_items(tmp_path: Path) -> None:
+    content = b"\n".join([b'{"sku":"1","platform":"PS5","kind":"game"}', *RECORDS])
+    found = imported(tmp_path, content, name="f.ndjson")
+    assert [item["id"] for item in found.items] == ["1", "1", "2"]
+    assert found.items[0]["attributes"] == {"platform": "PS5", "kind": "game"}
 
 
 def test_one_object_with_a_platform_and_a_kind_is_an_item(tmp_path: Path) -> None:
