@@ -11,7 +11,8 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from piepowder.imports.columns import FoundHeader, find_header
@@ -23,6 +24,7 @@ from piepowder.imports.shop_formats import find_format
 from shared.runtime.user_errors import UserError
 
 MAX_CELL: Final = 16 * 2**20
+_RULE: Final = re.compile(r"[\s:+=-]*-{3}[\s:+=-]*")  # the line below the header of a Markdown table
 _DELIMITERS: Final = (",", ";", "|", "#", "\t")
 _NAMES: Final = {",": "comma", ";": "semicolon", "|": "pipe", "#": "number sign", "\t": "tab", ":": "colon"}
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
@@ -74,7 +76,7 @@ class DelimitedTable:
         by = " (sep= line)" if self._has_separator_line else ""
         notes = [
             Note("encoding", self._encoding.description),
-            Note("delimiter", f"{_NAMES.get(self._delimiter, repr(self._delimiter))}{by}"),
+            Note("delimiter", f"{_delimiter_name(self._delimiter)}{by}"),
             Note("quoting", self._quoting.description),
         ]
         if preamble := self._header.preamble:
@@ -119,37 +121,52 @@ class DelimitedTable:
         """The delimiter and the header."""
         if not sample.strip(BLANKS):
             raise UserError(f"{self._source.name} is empty.", "Name a file with at least one item.")
-        best: tuple[str, FoundHeader] | None = None
-        for delimiter in (self._stated,) if self._stated else _DELIMITERS:
-            rows = self._sample_rows(sample, delimiter, self._quoting)
-            if not rows and self._quoting is _RFC and delimiter == "\t":
-                rows = self._sample_rows(sample, delimiter, _NONE)
-            header = find_header(rows, options)
-            if header is not None and (best is None or header.rank > best[1].rank):
-                best = delimiter, header
-        if best is None:
+        delimiters = (self._stated,) if self._stated else _DELIMITERS
+        samples = {delimiter: self._sample_rows(sample, delimiter) for delimiter in delimiters}
+        headers = {delimiter: find_header(rows, options) for delimiter, rows in samples.items()}
+        found = [(delimiter, header) for delimiter, header in headers.items() if header is not None]
+        if not found:
             raise UserError(
-                f"The first rows of {self._source.name} cannot be read as a table (RFC 4180).",
-                "Give the --delimiter, or --quoting none if its quotation marks are ordinary characters.",
+                f"The first rows of {self._source.name} cannot be read as a table with a row of names (RFC 4180).",
+                "Add one; or give the --delimiter, or --quoting none if its quotation marks are ordinary characters.",
             )
-        return best
+        first = min(header.at for _, header in found)
+        known = max(header.known for _, header in found if header.at == first)
+        found = [(delimiter, header) for delimiter, header in found if (header.at, header.known) == (first, known)]
+        delimiter, header = found[0]
+        is_one_column = all(len(row) == 1 for each, _ in found for _, row in samples[each])
+        if len(found) > 1 and known and not is_one_column:
+            names = ", ".join(_delimiter_name(each) for each, _ in found)
+            raise UserError(
+                f"The first row of {self._source.name} (line {header.number:,}) can be read with several delimiters"
+                f" ({names}).",
+                "Give the --delimiter; if it is not the row with the names of the columns, remove it.",
+            )
+        if any(_RULE.fullmatch("".join(row)) for _, row in samples[delimiter][header.at + 1 : header.at + 2]):
+            raise UserError(
+                f"{self._source.name} is a table drawn with characters: line {header.number + 1:,} is a rule.",
+                "Export the listings as CSV, XLSX or NDJSON.",
+            )
+        return delimiter, header
 
-    def _sample_rows(self, sample: str, delimiter: str, quoting: _Quoting) -> list[tuple[int, list[str]]]:
+    def _sample_rows(self, sample: str, delimiter: str) -> list[tuple[int, list[str]]]:
         """The first rows of the sample that are not blank, each with the number of its first line."""
+        quotings = (self._quoting, _NONE) if delimiter == "\t" else (self._quoting,)
+        return next((rows for quoting in quotings if (rows := self._read_sample(sample, delimiter, quoting))), [])
+
+    def _read_sample(self, sample: str, delimiter: str, quoting: _Quoting) -> list[tuple[int, list[str]]]:
         lines = _Lines(io.StringIO(sample, newline=self._end), self._end, self._source.name)
         if self._has_separator_line:
             next(lines, None)
-        found: list[tuple[int, list[str]]] = []
-        try:
-            for record in _records(self._source.name, lines, delimiter, quoting):
-                if isinstance(record, Refusal):
-                    continue
-                found.append(record)
-                if len(found) == _SAMPLE_ROWS:
-                    break
-        except UserError:
-            pass  # the sample ends inside a cell, or this is not the delimiter
-        return found
+        found: list[tuple[int, list[str]] | Refusal] = []
+        with suppress(UserError):  # the sample ends inside a cell, or this is not the delimiter
+            found.extend(islice(_records(self._source.name, lines, delimiter, quoting), _SAMPLE_ROWS))
+        if found and isinstance(found[0], Refusal):
+            raise UserError(
+                f"Line {found[0].number:,} of {self._source.name} cannot be read: {found[0].detail}.",
+                "Remove it, or save the file with one kind of line ends.",
+            )
+        return [record for record in found if not isinstance(record, Refusal)]
 
     def _quoting_of_tabs(self) -> _Quoting:
         """The use of quotation marks in a tab-separated file; such files have no common rule.
@@ -183,6 +200,10 @@ class DelimitedTable:
             f"The quotation marks in {self._source.name} may enclose cells or be part of them.",
             "Give --quoting rfc4180 or --quoting none.",
         )
+
+
+def _delimiter_name(delimiter: str) -> str:
+    return _NAMES.get(delimiter, repr(delimiter))
 
 
 class _MarksOfTabs:
@@ -301,7 +322,12 @@ def _skip_record(name: str, start: int, lines: _Lines, delimiter: str, quoting: 
     try:
         next(csv.reader(inside, delimiter=delimiter, **quoting.arguments))
     except csv.Error as error:
-        raise _faulty_quotation(name, start, lines.number, str(error)) from error
+        raise UserError(
+            f"The row of line {start:,} of {name} has a line end of another kind than the file"
+            f" ({_END_NAMES[lines.end]}) beside a quoted cell. The start of the next row is therefore uncertain, and"
+            " nothing is sent.",
+            "Save the file with one kind of line ends.",
+        ) from error
 
 
 def _faulty_quotation(name: str, start: int, last: int, reason: str) -> UserError:
