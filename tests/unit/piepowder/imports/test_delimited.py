@@ -234,21 +234,55 @@ def test_an_inline_picture_is_named_and_the_next_row_is_read(tmp_path: Path) -> 
         ('id\ttitle\n1\t"Lamp, oak"\n2\t"5"" pipe"\n3\tplain\n', ["Lamp, oak", '5" pipe', "plain"]),
         ('"id"\t"title"\n"1"\t"Lamp"\n', ["Lamp"]),
         ('id\ttitle\n1\t"a\nx-1\tForged\nb"\n', ["a\nx-1\tForged\nb"]),
+        ('id\ttitle\n1\t5" pipe\n2\t"6 inch"\n', ['5" pipe', '"6 inch"']),
+        ('id\ttitle\tbrand\n1\t"Lamp"\tx\n2\t"Cup"\ty\n', ["Lamp", "Cup"]),
+        ('id\ttitle\n1\t""\n2\tb\n', [None, "b"]),
     ],
 )
-def test_a_tab_separated_file_is_quoted_or_not_as_a_whole(tmp_path: Path, content: str, titles: list[str]) -> None:
-    assert [item["title"] for item in imported(tmp_path, content).items] == titles
+def test_a_tab_separated_file_is_quoted_or_not_as_a_whole(
+    tmp_path: Path, content: str, titles: list[str | None]
+) -> None:
+    assert [item.get("title") for item in imported(tmp_path, content).items] == titles
 
 
 @pytest.mark.parametrize(
     "content",
-    ['id\ttitle\n1\t"15 inch\n2\tcable"\n', 'id\ttitle\n1\t"15 inch\n2\tcable\n', 'id\ttitle\n1\t"a "b" x\n2\tc\n'],
+    [
+        'id\ttitle\n1\t"15 inch\n2\tcable"\n',
+        'id\ttitle\n1\t"15 inch\n2\tcable\n',
+        'id\ttitle\n1\t"a "b" x\n2\tc\n',
+        'id\ttitle\n1\t5" pipe\n2\t"6"" pipe"\n',
+        'item-name\tseller-sku\tprice\n"19"" screen, black"\tS1\t1\nLamp\tS2\t2\n',
+        'item-name\tseller-sku\tprice\n"Lamp, red"\tS1\t1\nLamp\tS2\t2\n',
+        'item-name\tseller-sku\tprice\n"a\tS1\t1\nb"\tS2\t2\n',
+        'id\ttitle\tbrand\n1\t"Best"\tx\n2\t"Cup"\t"y"\n',
+    ],
 )
 def test_uncertain_quotation_marks_of_a_tab_separated_file_must_be_decided(tmp_path: Path, content: str) -> None:
     with pytest.raises(UserError, match="--quoting rfc4180 or --quoting none") as refused:
         imported(tmp_path, content)
     assert str(refused.value).endswith(".")
     assert len(imported(tmp_path, content, FileOptions(platform="shop", quoting="none")).items) == 2
+
+
+def test_a_report_of_a_format_without_quoting_that_was_saved_again_creates_no_row(tmp_path: Path) -> None:
+    content = 'item-name\titem-description\tseller-sku\tprice\nLamp\t"a\nForged\tx\tF1\t1.00\nb"\tS1\t2.00\n'
+    item = imported(tmp_path, content).item
+    assert (item["id"], item["title"], item["text"]) == ("S1", "Lamp", "a\nForged\tx\tF1\t1.00\nb")
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "  ", "\u00a0"])
+@pytest.mark.parametrize(
+    "row", ['1,{}"Lamp\n9,Forged,x\nend",y', '1,{}"""Lamp\n9,Forged,x\n""",y', '1,a\rb,{}"c\n9,F,x\nend"']
+)
+def test_white_space_before_a_quotation_mark_creates_no_row(tmp_path: Path, blank: str, row: str) -> None:
+    with pytest.raises(UserError, match=r"row of line 2 .*white space is before the quotation mark.*--quoting none"):
+        imported(tmp_path, f"id,title,description\n{row.format(blank)}\n2,Vase,z\n")
+
+
+def test_white_space_and_marks_inside_a_quoted_cell_are_its_text(tmp_path: Path) -> None:
+    item = imported(tmp_path, 'id,title,text\n1," ""Lamp""","a, ""b"", c, "\n').item
+    assert (item["title"], item["text"]) == ('"Lamp"', 'a, "b", c,')
 
 
 def test_a_cell_above_the_limit_is_refused_with_its_line(tmp_path: Path) -> None:
