@@ -13,6 +13,8 @@ from piepowder.imports.rows import BLANKS
 from piepowder.imports.shop_formats import ShopFormat, find_format, plain_name
 from shared.runtime.user_errors import UserError
 
+CONTENT: Final = ("title", "text", "media")
+"""The fields that a listing is judged by. A table with none of them was not understood."""
 SEARCHED_ROWS: Final = 20
 """The header is one of the first rows."""
 _NOT_IN_NAME: Final = re.compile(r"[^\w.-]+")
@@ -21,6 +23,7 @@ _NUMBERED_IMAGE: Final = re.compile(
     r"(?:_?(?:url|link|src))?"
 )
 _PRICE_OF: Final = re.compile(r"(?P<name>.*?)[\s_(\[-]*(?:\bin\s+)?(?P<currency>[^\s_()\[\]]{1,4})[)\]\s]*")
+_OF_PRICE: Final = re.compile(r"(?P<currency>[A-Z]{3}\b|[^\w\s()\[\]]{1,3})[\s_)\]-]*(?P<name>.*)")
 _GENERAL_NAMES: Final = frozenset(chain.from_iterable(field.names.split() for field in FIELDS.values()))
 _AMAZON_TEMPLATE: Final = "TemplateType="  # Amazon's inventory file: the header is below two rows of titles
 _EBAY_COMMENT: Final = "#INFO"  # eBay's templates begin with such rows
@@ -85,8 +88,8 @@ def _known_names(header: Sequence[str], options: FileOptions) -> int:
 
 
 class ColumnMapping(NamedTuple):
-    """The columns of each field, and the name of each attribute by its column. `price_currency` is the currency that
-    the name of the price column states; empty if none."""
+    """The columns of each field, and the name of each attribute by its column. `price_currency` is the code or sign of
+    a currency that the name of the price column has; empty if none."""
 
     fields: dict[str, list[int]]
     attributes: dict[int, str]
@@ -178,13 +181,13 @@ class _Mapper:
 
 
 def price_with_currency(column: str) -> tuple[str, str]:
-    """The plain name of a price column and the currency that it states: `Preis (EUR)` is `("preis", "EUR")`. Empty if
-    it states none."""
-    parts = _PRICE_OF.fullmatch(column.strip())
-    if parts is None or not parts["name"]:
-        return "", ""
-    meant = currencies.named(parts["currency"])
-    return (plain_name(parts["name"]), meant[0]) if len(meant) == 1 else ("", "")
+    """The plain name of a price column and the code or sign of a currency in its name: `Preis (EUR)` and `EUR Preis`
+    are `("preis", "EUR")`. Empty if it has none."""
+    for pattern in (_PRICE_OF, _OF_PRICE):
+        parts = pattern.fullmatch(column.strip())
+        if parts is not None and parts["name"] and currencies.named(parts["currency"]):
+            return plain_name(parts["name"]), parts["currency"]
+    return "", ""
 
 
 def _check_id(name: str, header: Sequence[str], fields: dict[str, list[int]], options: FileOptions) -> None:
@@ -199,6 +202,13 @@ def _check_id(name: str, header: Sequence[str], fields: dict[str, list[int]], op
         raise UserError(
             f"No column name of {name} is known; its columns are {columns}.",
             "If this is a row of data, add a first row with the names; or name a column with --map title=COLUMN.",
+        )
+    if not any(field in fields for field in CONTENT) and len(set(chain.from_iterable(fields.values()))) < sum(
+        map(bool, header)
+    ):
+        raise UserError(
+            f"No column of {name} is known as title, text or pictures; its columns are {columns}.",
+            "Name those that have them, such as --map title=COLUMN.",
         )
 
 

@@ -173,7 +173,7 @@ def test_lines_before_the_header_are_left_out_and_reported(tmp_path: Path) -> No
 
 
 def test_a_header_with_one_known_name_is_found_below_titles(tmp_path: Path) -> None:
-    item = imported(tmp_path, "My export;;\n;;\nid;foo;bar\n1;2;3\n").item
+    item = imported(tmp_path, "My export;;;\n;;;\nid;foo;bar;image\n1;2;3;\n").item
     assert (item["id"], item["attributes"]) == ("1", {"foo": "2", "bar": "3"})
 
 
