@@ -24,8 +24,10 @@ _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
 _WHITE: Final = b" \t\r\n"
 _HEAD: Final = 65_536
+_ARRAY: Final = re.compile(
+    rb'\[\s*(?:["{\[\]\d-]|true|false|null)'
+)  # the start of a JSON array, not that of `[id],title`
 _OBJECT: Final = re.compile(rb'\{\s*["}]')  # the start of a JSON object; an id in braces does not match
-_ARRAY: Final = re.compile(rb'\[\s*(?:[]\[{"0-9-]|null|true|false)')  # not a name in brackets
 _SAMPLE_LINES: Final = 20
 
 
@@ -207,10 +209,8 @@ def _identify_zip(source: InputFile) -> FileKind:
 
 
 def _is_ndjson(head: bytes) -> bool:
-    """True if the first line and a later one start a JSON object, or at least half of the first lines do."""
-    lines = [line.strip() for line in head.removeprefix(_BOM).split(b"\n")[: _SAMPLE_LINES + 1]]
-    lines = [line for line in lines if line]
-    if not lines:
-        return False
-    objects = sum(_OBJECT.match(line) is not None for line in lines)
-    return len(lines) > 1 and ((lines[0].startswith(b"{") and objects > 1) or 2 * objects >= len(lines))
+    """True if the first line and a later one start a JSON object. Other lines are no evidence: in a table, they may be
+    those of a quoted cell."""
+    lines = [line for line in map(bytes.strip, head.removeprefix(_BOM).split(b"\n")) if line]
+    starts = [_OBJECT.match(line) is not None for line in lines[:_SAMPLE_LINES]]
+    return len(starts) > 1 and starts[0] and any(starts[1:])

@@ -1,6 +1,6 @@
 """Items from the rows of a table. A cell without a field becomes an attribute; nothing is lost silently."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +16,8 @@ _encode: Final = msgspec.json.Encoder(enc_hook=str).encode  # the cells of typed
 
 
 class ItemBuilder:
-    """Builds the items of a table. `decimal` is the decided decimal separator, None if each price must show it."""
+    """Builds the items of a table. `decimal_of` returns the decided decimal separator of a currency, None if each price
+    must show it."""
 
     def __init__(
         self,
@@ -25,13 +26,13 @@ class ItemBuilder:
         header: Sequence[str],
         *,
         platform: str,
-        decimal: str | None,
+        decimal_of: Callable[[str], str | None],
         shop: shop_formats.ShopFormat | None,
     ) -> None:
         self._options = options
         self._mapping = mapping
         self._header = header
-        self._decimal = decimal
+        self._decimal_of = decimal_of
         self._unescape = None if shop is None else shop.unescape
         self._start: dict[str, Any] = {"platform": platform, "kind": options.kind, "markets": options.default_markets}
         if options.language is not None:
@@ -104,9 +105,9 @@ class ItemBuilder:
     def _add_price(self, item: dict[str, Any], text: str, code: str, omitted: list[OmittedField]) -> None:
         faulty = "currency"
         try:
-            column = currencies.code(code) if code else self._mapping.price_currency
+            column = currencies.checked(code) if code else self._mapping.price_currency
             faulty = "price"
-            price = read_price(text, column, item["markets"], self._decimal, self._options.currency or "")
+            price = read_price(text, column, item["markets"], self._decimal_of, self._options.currency or "")
         except ValueError as error:
             self._omit("price", self._fault(faulty, error), omitted)  # without its currency, the amount has no meaning
             return

@@ -1,12 +1,13 @@
 """Written prices as exact minor units, or a refusal: no amount is rounded, and no decimal separator is guessed.
 
 A price shows its decimal separator if only one reading is possible: `12,5`, `1.299,90`, `1.299.900`. One point or comma
-before three digits (`1.500`, `12,345`) is ambiguous. The column as a whole may decide it, if its other prices show one
-decimal separator only, or `--decimal` decides it. Babel then reads the number strictly, with its thousands separators
-in the right places.
+before three digits (`1.500`, `12,345`) is ambiguous. The column as a whole may decide it, if at least two other prices
+of the same currency show one decimal separator, and none the other; or `--decimal` decides it. Babel then reads the
+number strictly, with its thousands separators in the right places.
 """
 
 import re
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from functools import lru_cache
@@ -54,28 +55,35 @@ class _Written(NamedTuple):
 
 
 @lru_cache(maxsize=65_536)
-def decimal_separator(text: str) -> DecimalSeparator:
-    """The decimal separator that a price shows; NONE also for a text that is not a price."""
-    plain = _PLAIN.fullmatch(text)
-    if plain is not None:
-        return DecimalSeparator.NONE if plain[1] is None else DecimalSeparator(plain[1])
+def shown_separator(
+    text: str, column: str, markets: tuple[str, ...], default: str
+) -> tuple[str, DecimalSeparator] | None:
+    """The currency of a price, and the decimal separator that it shows; None for a price that is refused for another
+    reason than an ambiguous separator. The arguments are those of `read_price`."""
     try:
-        return _separator_of(_written(text).number)
+        currency = currencies.resolve(_tokens(text), column, default, markets)
+        plain = _PLAIN.fullmatch(text)
+        shown = _separator_of(_written(text).number if plain is None else text)
+        if shown is not DecimalSeparator.AMBIGUOUS:
+            _minor(_read(text, None), text, currency)
     except ValueError:
-        return DecimalSeparator.NONE
+        return None
+    return currency, shown
 
 
-def read_price(text: str, column: str, markets: tuple[str, ...], decimal: str | None, default: str) -> Price:
+def read_price(
+    text: str, column: str, markets: tuple[str, ...], decimal_of: Callable[[str], str | None], default: str
+) -> Price:
     """A price of an item for `markets`; raises ValueError with the reason.
 
-    `column` is the currency that a column states for it, or empty. `decimal` is the decided decimal separator, None if
-    the price must show it. `default` is the currency of a price that names none, empty for that of the markets.
+    `column` is the sign or code of the currency that a column states for it, or empty. `decimal_of` returns the decided
+    decimal separator of a currency, None if the price must show it. `default` is the currency of a price that names
+    none, empty for that of the markets.
     """
     if reason := uncertainty(text):
         raise ValueError(reason)
-    tokens: tuple[str, ...]
     if isinstance(text, Number):
-        tokens = (text.sign,) if text.sign else ()
+        currency = currencies.resolve((text.sign,) if text.sign else (), column, default, markets)
         try:
             amount = Decimal(text)
         except InvalidOperation as error:  # an exponent out of range
@@ -83,17 +91,21 @@ def read_price(text: str, column: str, markets: tuple[str, ...], decimal: str | 
         if amount < 0:
             raise ValueError(f"{text!s:.60} is less than 0")
     else:
-        tokens, amount = _read(text, decimal)
-    currency = currencies.resolve(tokens, column, default, markets)
+        currency = currencies.resolve(_tokens(text), column, default, markets)
+        amount = _read(text, decimal_of(currency))
     return Price(_minor(amount, text, currency), currency)
 
 
+def _tokens(text: str) -> tuple[str, ...]:
+    return () if _PLAIN.fullmatch(text) is not None else _written(text).tokens
+
+
 @lru_cache(maxsize=65_536)
-def _read(text: str, decimal: str | None) -> tuple[tuple[str, ...], Decimal]:
+def _read(text: str, decimal: str | None) -> Decimal:
     plain = _PLAIN.fullmatch(text)
     if plain is not None and (plain[1] is None or decimal in (None, plain[1])):
-        return (), Decimal(text.replace(",", "."))
-    tokens, number = _written(text)
+        return Decimal(text.replace(",", "."))
+    number = _written(text).number
     shown = _separator_of(number)
     if shown is DecimalSeparator.AMBIGUOUS and decimal is None:
         mark = "." if "." in number else ","
@@ -102,9 +114,10 @@ def _read(text: str, decimal: str | None) -> tuple[tuple[str, ...], Decimal]:
             " give --decimal . or --decimal ,"
         )
     used = decimal or (shown.value if shown in (DecimalSeparator.POINT, DecimalSeparator.COMMA) else ".")
-    return tokens, _strict(number, used, text)
+    return _strict(number, used, text)
 
 
+@lru_cache(maxsize=65_536)
 def _written(text: str) -> _Written:
     bare = _SPACES.sub(" ", text).replace("’", "'").replace("´", "'").strip()
     between = _BETWEEN.fullmatch(bare)

@@ -102,7 +102,8 @@ class SpreadsheetTable:
         header = find_header(rows, options)
         if header is None:
             raise UserError(
-                f"The sheet {self._name!r} of {self._source.name} is empty.", "Choose another with --sheet."
+                f"The sheet {self._name!r} of {self._source.name} has no row with the names of columns.",
+                "Add it, or choose another with --sheet.",
             )
         return header
 

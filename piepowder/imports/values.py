@@ -27,6 +27,8 @@ _SHORTENED: Final = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
 _FORMULA_TEXT: Final = re.compile(r'="([^"]*)"')
 _TAG: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 _URL_START: Final = re.compile(r"https?://[^\s/?#]", re.IGNORECASE)
+_URL: Final = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#][^\s,;|/]*(?:/[^\s,;|/]+)*/?")
+"""A URL that is certainly only one."""
 _SPACE: Final = re.compile(r"\s")
 _PICTURE: Final = r"\.(?:jpe?g|png|gif|webp|avif)"
 _SEVERAL_URLS: Final = re.compile(
@@ -142,13 +144,13 @@ def media(cells: Sequence[str]) -> list[str]:
     """The distinct URLs in the cells. Comma, semicolon, pipe and white space separate them; inside a URL, they are part
     of it."""
     for cell in cells:
-        if not isinstance(cell, SeveralValues) and (reason := uncertainty(cell)):
+        if type(cell) is not str and not isinstance(cell, SeveralValues) and (reason := uncertainty(cell)):
             raise ValueError(reason)
     parts = (part.strip().rstrip(",;|").rstrip() for cell in cells for part in _BETWEEN_URLS.split(cell))
     found = [part for part in parts if part]
     for url in found:
-        if _URL_START.match(url) is None or _SPACE.search(url) or _SEVERAL_URLS.search(url, len("https://")):
-            raise ValueError(_url_fault(url))
+        if _URL.fullmatch(url) is None and (fault := _url_fault(url)):
+            raise ValueError(fault)
         if len(url) > MAX_URL:
             raise ValueError(f"{quoted(url)} has {len(url):,} characters; at most {MAX_URL:,} are allowed")
     distinct = list(dict.fromkeys(found))
@@ -158,13 +160,16 @@ def media(cells: Sequence[str]) -> list[str]:
 
 
 def _url_fault(text: str) -> str:
+    """The reason why a text is not one URL; empty if it is one."""
     if text.startswith("data:"):
         return f"{quoted(text)} is an inline picture; give the URL of the picture"
     if _URL_START.match(text) is None:
         return f"{quoted(text)} is not an http:// or https:// URL; give the URL of the picture"
     if (space := _SPACE.search(text)) is not None:
         return f"{quoted(text)} has white space at {space.start()}; write it as %20, and each URL from its https://"
-    return f"{quoted(text)} may be several URLs; separate them by white space, or write a : inside a URL as %3A"
+    if _SEVERAL_URLS.search(text, len("https://")) is not None:
+        return f"{quoted(text)} may be several URLs; separate them by white space, or write a : inside a URL as %3A"
+    return ""
 
 
 def category(text: str) -> str:

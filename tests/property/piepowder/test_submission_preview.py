@@ -93,7 +93,7 @@ def test_a_number_of_any_length_is_shown_or_refused(digits: int) -> None:
     price = b'{"amount_minor":%s,"currency":"EUR"}' % number
     for value in (number, price, b"1e%s" % number, b"-%s.5" % number):
         item = b'{"platform":"a","kind":"b","id":"1","version":%s,"price":%s}' % (number, value)
-        for content, name in ((item, "f.ndjson"), (b'[{"sku":"1","price":%s}]' % value, "f.json")):
+        for content, name in ((item, "f.ndjson"), (b'[{"sku":"1","name":"x","price":%s}]' % value, "f.json")):
             shown = dry_run(content, name)
             assert "Nothing was sent" in shown or "(Integer value out of range)" in shown
 
@@ -105,7 +105,7 @@ def test_a_deeply_nested_value_is_shown_or_refused() -> None:
             item = b'{"platform":"a","kind":"b","%s":%s}' % (name, deep)
             for content, file in (
                 (item + b"\n" + item, "f.ndjson"),
-                (b'[{"sku":"1","%s":%s}]' % (name, deep), "f.json"),
+                (b'[{"sku":"1","name":"x","%s":%s}]' % (name, deep), "f.json"),
             ):
                 shown = dry_run(content, file)
                 assert "Nothing was sent" in shown or "nested too deeply" in shown

@@ -32,12 +32,12 @@ _SHAPES = [
 @given(st.lists(_MARKUP, min_size=1, max_size=4), st.sampled_from(_ELEMENTS), st.sampled_from(_SHAPES))
 def test_markup_in_a_text_changes_no_listing(texts: list[str], element: str, shape: str) -> None:
     name = "entry" if shape.startswith("<feed") else "item"
-    items = "".join(
+    items = f"<{name}><g:id>0</g:id><g:title>A</g:title></{name}>" + "".join(
         f"<{name}><g:id>{number}</g:id><{element}>{text}</{element}></{name}>" for number, text in enumerate(texts, 1)
     )
     with tempfile.TemporaryDirectory() as folder:
         found = imported(Path(folder), shape.format(g=_G, items=items), name="feed.xml")
     assert [(item["id"], line.number) for item, line in zip(found.items, found.lines, strict=True)] == [
-        (str(number), number) for number in range(1, len(texts) + 1)
+        (str(number), number + 1) for number in range(len(texts) + 1)
     ]
     assert all(item.get("price") is None and item.get("seller") is None for item in found.items)

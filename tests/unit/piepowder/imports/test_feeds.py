@@ -79,11 +79,11 @@ def test_markup_in_a_text_is_part_of_it_and_never_an_item(
 
 
 def test_an_entry_in_the_content_of_atom_is_no_listing(tmp_path: Path) -> None:
-    entry = '<g:id>1</g:id><content type="xhtml"><div xmlns="http://www.w3.org/1999/xhtml">'
+    entry = '<g:id>1</g:id><title>A</title><content type="xhtml"><div xmlns="http://www.w3.org/1999/xhtml">'
     content = f"<feed xmlns='http://www.w3.org/2005/Atom' {_G}><entry>{entry}<entry><id>F1</id></entry></div>"
     found = imported(tmp_path, f"{content}</content></entry></feed>", name="feed.xml")
     attributes = {"content.type": "xhtml", "content": "<div><entry><id>F1</id></entry></div>"}
-    assert without_defaults(found.item) == {"id": "1", "attributes": attributes}
+    assert without_defaults(found.item) == {"id": "1", "title": "A", "attributes": attributes}
 
 
 def test_an_item_outside_of_the_channel_is_no_listing(tmp_path: Path) -> None:
@@ -103,8 +103,12 @@ def test_an_item_outside_of_the_channel_is_no_listing(tmp_path: Path) -> None:
         ("<g:title>B</g:title><title>A</title>", {"title": "B", "attributes": {"rss_title": "A"}}),
         ("<title>A</title><id>tag:1</id>", {"title": "A", "attributes": {"rss_id": "tag:1"}}),
         (
-            '<x:price xmlns:x="u1">9.99</x:price><g:price>12.50 EUR</g:price><x:price xmlns:x="u2">8</x:price>',
-            {"price": {"amount_minor": 1250, "currency": "EUR"}, "attributes": {"x_price": "9.99", "x3_price": "8"}},
+            '<title>A</title><x:p xmlns:x="u1">9.99</x:p><g:price>12.50 EUR</g:price><x:p xmlns:x="u2">8</x:p>',
+            {
+                "title": "A",
+                "price": {"amount_minor": 1250, "currency": "EUR"},
+                "attributes": {"x_p": "9.99", "x3_p": "8"},
+            },
         ),
     ],
 )
@@ -147,8 +151,8 @@ def test_an_atom_feed_has_its_own_id_beside_that_of_google(tmp_path: Path) -> No
             {"id": "1", "media": ["https://e.example/1"], "attributes": {"m_a.url": "https://e.example/2"}},
         ),
         (
-            '<item><g:id>1</g:id><g:shipping><g:price currency="EUR">5</g:price></g:shipping></item>',
-            {"id": "1", "attributes": {"shipping.price": "5", "shipping.price.currency": "EUR"}},
+            '<item title="A"><g:id>1</g:id><g:shipping><g:price currency="EUR">5</g:price></g:shipping></item>',
+            {"id": "1", "title": "A", "attributes": {"shipping.price": "5", "shipping.price.currency": "EUR"}},
         ),
     ],
 )

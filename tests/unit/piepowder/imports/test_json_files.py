@@ -42,6 +42,15 @@ def test_a_faulty_first_line_does_not_change_what_the_others_are(tmp_path: Path,
     assert others == [Listing(2, item(2)), Listing(3, item(3))]
 
 
+def test_lines_of_a_quoted_cell_do_not_make_a_table_ndjson(tmp_path: Path) -> None:
+    item = imported(tmp_path, 'id,title,description\n1,T,"{}\n{}\n{}\n{}"\n').item
+    assert (item["id"], item["title"], item["text"]) == ("1", "T", "{}\n{}\n{}\n{}")
+
+
+def test_a_table_with_a_name_in_square_brackets_is_csv(tmp_path: Path) -> None:
+    assert imported(tmp_path, "[id],title\n1,Lamp\n").item["title"] == "Lamp"
+
+
 def test_a_line_that_is_too_long_is_refused_without_being_stored(tmp_path: Path) -> None:
     content = item(1) + b'\n{"x":"' + b"y" * (MAX_LINE + 5) + b'"}\n' + item(2) + b"\n"
     assert [type(line).__name__ for line in lines_of(tmp_path, content)] == ["Listing", "Refusal", "Listing"]

@@ -39,16 +39,17 @@ def test_texts_that_deny_a_gtin_are_reported(tmp_path: Path) -> None:
 
 def test_the_interpretation_and_the_first_listings_are_known_before_anything_is_sent(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
-    path.write_text("id;Preis;x\n1;1.299,90 €;a\n2;12;b\n3;;\n4;;\n", encoding="utf-8")
+    path.write_text("id;Preis;x;Titel\n1;1.299,90 €;a;\n2;12;b;\n3;;;\n4;;;\n", encoding="utf-8")
     with open_import(str(path), FileOptions(platform="laden", markets=["DE"])) as listings:
         assert listings.listings == 4
         assert [msgspec.json.decode(line.body)["id"] for line in listings.examples] == ["1", "2", "3"]
-        assert dict(listings.mapping) == {"id": "id", "price": "Preis", "attributes": "x"}
+        assert dict(listings.mapping) == {"id": "id", "title": "Titel", "price": "Preis", "attributes": "x"}
         notes = {note.name: note.text for note in listings.notes}
     assert notes == {
         "encoding": "UTF-8",
         "delimiter": "semicolon",
         "quoting": "RFC 4180",
+        "no column": "text, media (if a column has it, name it: --map text=COLUMN)",
         "decimal separator": "comma: 1 prices show it, none the other",
         "currency": "the sign or code in the cell, else that of the market",
         "platform": "laden",

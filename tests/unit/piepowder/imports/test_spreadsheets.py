@@ -64,7 +64,8 @@ def test_an_id_that_a_spreadsheet_damaged_is_refused(tmp_path: Path, cell: Cell 
 
 
 def test_other_cells_become_attributes_as_text(tmp_path: Path) -> None:
-    rows: list[list[CellValue]] = [["id", "new", "since", "stock", "share"], [1, True, Cell("46154", style=1), 40, 0.1]]
+    rows: list[list[CellValue]] = [["id", "new", "since", "stock", "share", "title"]]
+    rows.append([1, True, Cell("46154", style=1), 40, 0.1, None])
     item = imported(tmp_path, workbook({"A": rows}), name="f.xlsx").item
     assert item["attributes"] == {"new": "TRUE", "since": "2026-05-12", "stock": "40", "share": "0.1"}
 
