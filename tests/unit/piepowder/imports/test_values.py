@@ -25,6 +25,8 @@ from tests.support.intake_items import ANYONE, NOW, item_intake
         ("00036000291452", "036000291452"),
         ("96385074", "96385074"),
         ("00000096385074", "96385074"),
+        ("4006381333931.0", "4006381333931"),
+        ("Doesn’t apply", None),
         ("Does not apply", None),
         ("DOES  NOT APPLY", None),
         ("N/A", None),
@@ -53,6 +55,15 @@ def test_a_gtin_has_one_form_and_a_text_that_denies_it_is_none(text: str, gtin: 
 def test_a_faulty_gtin_is_refused_with_its_fault(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         values.gtin(text)
+
+
+@pytest.mark.parametrize("text", ["٤٠٠٦٣٨١٣٣٣٩", "12345", "B000051ZOA"])
+def test_zeros_are_suspected_only_before_digits_that_may_be_a_gtin(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a GTIN") as refused:
+        values.gtin(text)
+    assert str(refused.value) == (
+        f"{text!r} is not a GTIN: expected 8, 12, 13 or 14 digits (0 to 9); correct it, or leave the cell empty"
+    )
 
 
 @pytest.mark.parametrize(
