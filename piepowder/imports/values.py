@@ -30,6 +30,10 @@ _FORMULA_TEXT: Final = re.compile(r'="([^"]*)"')
 _TAG: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 _URL: Final = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*")
 _BETWEEN_URLS: Final = re.compile(r"[\s,;|]+(?=[Hh][Tt][Tt][Pp][Ss]?://)")
+_PICTURE: Final = r"\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?|svg)"
+_SEVERAL_URLS: Final = re.compile(rf"[^/=]https?://|[,;|^]//|{_PICTURE}[,;|^:\\].*{_PICTURE}\b", re.IGNORECASE)
+"""A second address in the path of another, without a separator and its scheme between them. The path of a proxy may
+contain an address behind a slash."""
 _BETWEEN_CODES: Final = re.compile(r"[\s,;/|]+")
 _NO_GTIN: Final = frozenset(
     """does not apply|doesn't apply|doesnotapply|does_not_apply|not applicable|not available|n/a|na|n.a.|none|null|nil|
@@ -59,6 +63,8 @@ def identifier(text: str) -> str:
 
 
 def _whole(number: Number) -> str:
+    if number.shown_as:
+        raise ValueError(f"{number!s:.60} is shown with the format {number.shown_as!r:.60}; write the id as text")
     if len(number.lstrip("-0").replace(".", "")) > 15:
         raise ValueError(
             f"{number!s:.60} has more than 15 digits, of which a spreadsheet keeps only 15; write the id as text"
@@ -145,6 +151,10 @@ def media(cells: Sequence[str]) -> list[str]:
         if _URL.fullmatch(url) is None:
             kind = "an inline picture" if url.startswith("data:") else "not an http:// or https:// URL"
             raise ValueError(f"{url!r:.60} is {kind}; give the URL of the picture")
+        if _SEVERAL_URLS.search(url.partition("?")[0], 1) is not None:
+            raise ValueError(
+                f"{url!r:.100} may be several URLs; write each with https://, with white space or a comma between them"
+            )
         if len(url) > MAX_URL:
             raise ValueError(f"{url!r:.60} has {len(url):,} characters; at most {MAX_URL:,} are allowed")
     distinct = list(dict.fromkeys(found))

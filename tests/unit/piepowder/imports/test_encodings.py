@@ -96,14 +96,14 @@ def test_a_byte_that_the_encoding_does_not_have_is_omitted_if_lenient(tmp_path: 
     assert [item.get("title") for item in found.items] == ["Küche", "Öl", None, "Öl", "Öl"]
     assert [[one.field for one in line.omitted] for line in found.lines if isinstance(line, Listing)] == [
         [],
-        ["attributes.seller_name", "attributes.note"],
+        ["attributes.note", "attributes.seller_name"],
         ["title", "price", "media"],
         [],
         [],
     ]
     refused = imported(tmp_path, content)
     assert [refusal.detail for refusal in refused.refusals] == [
-        "attribute seller_name: the byte 0xFE is not valid in the encoding of the file",
+        "attribute note: the byte 0xFF is not valid in the encoding of the file",
         "title (column 'title'): the byte 0xFC is not valid in the encoding of the file",
     ]
 

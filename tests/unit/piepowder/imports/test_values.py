@@ -101,6 +101,32 @@ def test_urls_are_separated_and_their_own_commas_are_kept(cell: str, found: list
     assert values.media([cell]) == found
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        f"{A}^{B}",
+        f"{A}::{B}",
+        rf"{A}\n{B}",
+        f"{A},//cdn.example/b.jpg",
+        f"{A},b.jpg",
+        f"{A};b.PNG",
+        f"{A}{B}",
+        f"{A}+{B}",
+    ],
+)
+def test_a_cell_that_may_have_several_urls_is_refused(cell: str) -> None:
+    with pytest.raises(ValueError, match=r"may be several URLs; write each with https://"):
+        values.media([cell])
+
+
+@pytest.mark.parametrize(
+    "url", [f"https://p.example/fetch/w_300,h_2/{A}", f"https://p.example/?u={A}", f"{A}?v=1,2", A]
+)
+def test_an_address_in_the_path_of_a_proxy_or_in_a_query_is_part_of_the_url(url: str) -> None:
+    assert values.media([url]) == [url]
+    assert values.media([f"{url},{B}"]) == list(dict.fromkeys([url, B]))
+
+
 @pytest.mark.parametrize("cell", ["a.jpg, b.jpg", "//img.example/a.jpg", f"{A}, b.jpg", "data:image/png;base64,AAAA"])
 def test_a_cell_with_another_text_than_urls_is_refused(cell: str) -> None:
     with pytest.raises(ValueError, match=r"http|inline picture"):
