@@ -88,7 +88,7 @@ def open_import(
 
 def _read_file(source: InputFile, options: FileOptions, progress: Callable[[], None]) -> ListingImport:
     kind = identify(source, is_csv=options.is_csv)
-    guess = None
+    guess: GuessedEncoding | None = None
     content: Table | Items
     if kind is FileKind.NDJSON:
         content = json_files.open_ndjson(source)
@@ -104,7 +104,16 @@ def _read_file(source: InputFile, options: FileOptions, progress: Callable[[], N
         content = DelimitedTable(source, encoding, options)
     if isinstance(content, Items):
         return _of_items(source, content, options, progress)
-    return _of_table(source, content, options, guess, progress)
+    try:
+        return _of_table(source, content, options, guess, progress)
+    except UserError as error:
+        if guess is None:
+            raise
+        raise UserError(
+            f"{error.what} {source.name} is not UTF-8, and its encoding is a guess: {guess.name}.",
+            f"If this text is wrong, give the encoding with --encoding. {error.what_to_do}",
+            guess.samples,
+        ) from error
 
 
 class _Counts(NamedTuple):

@@ -133,7 +133,9 @@ def _written(text: str) -> _Written:
 
 
 def _not_an_amount(text: str) -> ValueError:
-    return ValueError(f"{quoted(text)} is not an amount; expected a number such as 12.99")
+    return ValueError(
+        f"{quoted(text)} is not an amount; expected a number such as 12.99; correct it, or leave the cell empty"
+    )
 
 
 def _separator_of(number: str) -> DecimalSeparator:

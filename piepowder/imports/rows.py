@@ -12,15 +12,17 @@ BLANKS: Final = " \t\r\n\u00a0\u3000"
 
 
 class Number(str):
-    """A number of a typed source, with a decimal point and without thousands separators; `sign` is the currency sign
-    of its cell's format."""
+    """A number of a typed source, with a decimal point and without thousands separators. `sign` is the currency sign of
+    its cell's format, and `shown_as` a format that shows another text than the number; both may be empty."""
 
-    __slots__ = ("sign",)
+    __slots__ = ("shown_as", "sign")
     sign: str
+    shown_as: str
 
-    def __new__(cls, text: str, sign: str = "") -> "Number":
+    def __new__(cls, text: str, sign: str = "", shown_as: str = "") -> "Number":
         number = super().__new__(cls, text)
         number.sign = sign
+        number.shown_as = shown_as
         return number
 
 

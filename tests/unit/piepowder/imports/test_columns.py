@@ -172,6 +172,14 @@ def test_a_currency_column_may_have_signs(tmp_path: Path) -> None:
     ]
 
 
+def test_an_item_that_is_too_large_names_its_longest_columns(tmp_path: Path) -> None:
+    header = ",".join(f"c{n}" for n in range(60))
+    cells = ",".join("x" * (4_000 + n) for n in range(60))
+    assert imported(tmp_path, f"id,title,text,{header}\n1,a,{'y' * 49_000},{cells}\n").refusal.endswith(
+        "bytes; at most 262,144 are allowed; shorten or remove the longest cells ('text', 'c59', 'c58')"
+    )
+
+
 def test_empty_cells_are_left_out_and_a_missing_id_refuses_the_line(tmp_path: Path) -> None:
     found = imported(tmp_path, "id,title,price,brand\n1,,,\n,x,1,y\n")
     assert found.items == [{"platform": "shop", "kind": "product", "id": "1", "markets": ["US"]}]

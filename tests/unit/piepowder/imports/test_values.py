@@ -27,6 +27,8 @@ from tests.support.intake_items import ANYONE, NOW, item_intake
         ("00036000291452", "036000291452"),
         ("96385074", "96385074"),
         ("00000096385074", "96385074"),
+        ("4006381333931.0", "4006381333931"),
+        ("Doesn’t apply", None),
         ("Does not apply", None),
         ("DOES  NOT APPLY", None),
         ("N/A", None),
@@ -55,6 +57,15 @@ def test_a_gtin_has_one_form_and_a_text_that_denies_it_is_none(text: str, gtin: 
 def test_a_faulty_gtin_is_refused_with_its_fault(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         values.gtin(text)
+
+
+@pytest.mark.parametrize("text", ["٤٠٠٦٣٨١٣٣٣٩", "12345", "B000051ZOA"])
+def test_zeros_are_suspected_only_before_digits_that_may_be_a_gtin(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a GTIN") as refused:
+        values.gtin(text)
+    assert str(refused.value) == (
+        f"{text!r} is not a GTIN: expected 8, 12, 13 or 14 digits (0 to 9); correct it, or leave the cell empty"
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,11 +156,20 @@ def test_a_cell_with_another_text_than_urls_is_refused_with_its_fault(cell: str,
         f"{A},b.jpg",
         f"{A};b.PNG?v=1",
         f"{B},{A}|c.webp",
+        f"{A}+{B}",
     ],
 )
 def test_a_text_that_may_be_several_urls_is_refused(cell: str) -> None:
-    with pytest.raises(ValueError, match="may be several URLs; separate them by white space, or write a : inside"):
+    with pytest.raises(ValueError, match="may be several URLs; write each with https://"):
         values.media([cell])
+
+
+@pytest.mark.parametrize(
+    "url", [f"https://p.example/fetch/w_300,h_2/{A}", f"https://p.example/?u={A}", f"{A}?v=1,2", A]
+)
+def test_an_address_in_the_path_of_a_proxy_or_in_a_query_is_part_of_the_url(url: str) -> None:
+    assert values.media([url]) == [url]
+    assert values.media([f"{url},{B}"]) == list(dict.fromkeys([url, B]))
 
 
 def test_an_id_keeps_its_zeros_and_a_damaged_one_is_refused() -> None:
