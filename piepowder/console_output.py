@@ -3,6 +3,7 @@ no item can control the reviewer's terminal."""
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -13,12 +14,13 @@ from rich.text import Text
 from piepowder.currency_decimals import decimals
 from shared.runtime.user_errors import sentence
 
-# Control characters, and characters that are not displayed or change the direction of others.
+# Control characters, half surrogate pairs, and characters that are not displayed or change the direction of others.
 _CONTROL: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"
-    r"\U000e0000-\U000e007f]"
+    r"\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _WIDE: Final = 160
+_TOO_LARGE: Final = 2**63
 
 console: Final = Console(highlight=False, markup=False, emoji=False)
 errors: Final = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -73,9 +75,11 @@ def relative(path: str | Path) -> str:
 
 
 def price(value: Mapping[str, object] | None) -> str:
-    """A price in major units with its currency."""
+    """A price in major units with its currency; a value that is no price, as it is."""
     if not value:
         return ""
     minor, currency = value.get("amount_minor"), str(value.get("currency"))
+    if type(minor) is not int or abs(minor) >= _TOO_LARGE:
+        return str(value)
     digits = decimals(currency)
-    return f"{minor / 10**digits:,.{digits}f} {currency}" if isinstance(minor, int) else str(value)
+    return f"{Decimal(minor).scaleb(-digits):,.{digits}f} {currency}"

@@ -15,7 +15,8 @@ from piepowder.imports.rows import OmittedField, Refusal
 _REFUSALS_KEPT: Final = 1000
 _REASONS_SHOWN: Final = 12
 _GROUPS_KEPT: Final = 1000
-_VARYING: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[0-9][0-9.,]*")
+_VARYING: Final = re.compile(r"""(?<!\w)(['"])(?:(?!\1)[^\\]|\\.)*(?:\1|\Z)|[0-9][0-9.,]*""", re.DOTALL)
+"""Quoted texts, also those without an end, and numbers. A mark behind a letter is an apostrophe."""
 
 
 class RegionItem(NamedTuple):

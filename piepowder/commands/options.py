@@ -130,10 +130,11 @@ def _markets(codes: list[str]) -> list[str]:
 def _currency(text: str | None) -> str | None:
     if text is None:
         return None
-    from piepowder.imports.currencies import code  # noqa: PLC0415 - slow to load
+    from piepowder.imports.currencies import codes  # noqa: PLC0415 - slow to load
 
-    with _bad_parameter():
-        return code(text)
+    if text.upper() not in codes():
+        raise typer.BadParameter(f"{text!r} is not a currency code (ISO 4217).")
+    return text.upper()
 
 
 def _mapping(pairs: list[str]) -> list[str]:

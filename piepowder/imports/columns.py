@@ -2,7 +2,7 @@
 attribute."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -13,6 +13,8 @@ from piepowder.imports.rows import BLANKS
 from piepowder.imports.shop_formats import ShopFormat, find_format, plain_name
 from shared.runtime.user_errors import UserError
 
+CONTENT: Final = ("title", "text", "media")
+"""The fields that a listing is judged by. A table with none of them was not understood."""
 SEARCHED_ROWS: Final = 20
 """The header is one of the first rows."""
 _NOT_IN_NAME: Final = re.compile(r"[^\w.-]+")
@@ -21,55 +23,73 @@ _NUMBERED_IMAGE: Final = re.compile(
     r"(?:_?(?:url|link|src))?"
 )
 _PRICE_OF: Final = re.compile(r"(?P<name>.*?)[\s_(\[-]*(?:\bin\s+)?(?P<currency>[^\s_()\[\]]{1,4})[)\]\s]*")
+_OF_PRICE: Final = re.compile(r"(?P<currency>[A-Z]{3}\b|[^\w\s()\[\]]{1,3})[\s_)\]-]*(?P<name>.*)")
 _GENERAL_NAMES: Final = frozenset(chain.from_iterable(field.names.split() for field in FIELDS.values()))
-_OF_A_FORMAT: Final = 100  # the signature of a shop format counts more than any number of known names
+_AMAZON_TEMPLATE: Final = "TemplateType="  # Amazon's inventory file: the header is below two rows of titles
+_EBAY_COMMENT: Final = "#INFO"  # eBay's templates begin with such rows
 _SHOWN_COLUMNS: Final = 40
 
 
 class FoundHeader(NamedTuple):
-    """The header of a table, the number of its row, and the first text before it. `rank` is larger for a more probable
-    header."""
+    """The header of a table: its position among the rows that are not blank, the number of its row, its names, how many
+    of them are known, and the first text before it."""
 
-    rank: tuple[int, int, int]
+    at: int
     number: int
     names: list[str]
+    known: int
     preamble: str
 
 
 def find_header(rows: Sequence[tuple[int, list[str]]], options: FileOptions) -> FoundHeader | None:
-    """The most probable header of the first rows of a table, given with their numbers and without blank rows.
+    """The header of a table, of which the first rows are given with their numbers and without blank rows.
 
-    It has the most known column names; of several such rows, the one with the most rows of equal width after it. A row
-    behind a row with several cells needs two known names.
+    It is the first row with several cells that has a known name, or that is as wide as the next row. A row after such a
+    row is never the header, whatever it contains: a seller may have written it. A row with one cell is the header only
+    if it is the first one and has a known name. None: no row is the header.
     """
-    mapped = set(map(plain_name, options.mapping.values()))
-    best: FoundHeader | None = None
-    for at, (number, cells) in enumerate(rows[:SEARCHED_ROWS]):
-        known = _known_names(cells, mapped)
-        if at and known < 2 and any(sum(map(bool, row)) > 1 for _, row in rows[:at]):
-            continue
-        alike = sum(len(other) == len(cells) for _, other in rows[at + 1 :])
-        rank = (known, alike if len(cells) > 1 else -1, len(cells))
-        if best is None or rank > best.rank:
-            names = [cell.strip(BLANKS) for cell in cells]
-            while names and not names[-1]:
-                names.pop()
+    at = 2 if rows and rows[0][1][0].startswith(_AMAZON_TEMPLATE) else 0
+    while at < len(rows) and rows[at][1][0].startswith(_EBAY_COMMENT):
+        at += 1
+    for number, cells in rows[at:SEARCHED_ROWS]:
+        names = _trimmed(cells)
+        known = _known_names(names, options)
+        is_alone = sum(map(bool, names)) < 2
+        next_row = rows[at + 1][1] if at + 1 < len(rows) else names
+        is_as_wide = len(_trimmed(next_row)) <= len(names) <= len(next_row)
+        if (known and not (is_alone and at)) or (is_as_wide and not is_alone):
             before = next((cell.strip() for _, row in rows[:at] for cell in row if cell.strip()), "")
-            best = FoundHeader(rank, number, names, before)
-    return best if best is not None and best.names else None
+            return FoundHeader(at, number, names, known, before)
+        at += 1
+    return None
 
 
-def _known_names(header: Sequence[str], mapped: Collection[str]) -> int:
+def _trimmed(cells: Sequence[str]) -> list[str]:
+    """The texts of the cells, without blank cells at the end."""
+    texts = [cell.strip(BLANKS) for cell in cells]
+    while texts and not texts[-1]:
+        texts.pop()
+    return texts
+
+
+def _known_names(header: Sequence[str], options: FileOptions) -> int:
     """The number of different known names in a header."""
-    names = set(map(plain_name, header))
     shop = find_format(header)
-    known = _GENERAL_NAMES if shop is None else _GENERAL_NAMES.union(*map(str.split, shop.names.values()))
-    return len(names & known) + len(names & set(mapped)) + (0 if shop is None else _OF_A_FORMAT)
+    known = _GENERAL_NAMES.union(map(plain_name, options.mapping.values()))
+    if shop is not None:
+        known = known.union(*map(str.split, shop.names.values()))
+    prices = FIELDS["price"].names.split()
+    return sum(
+        plain_name(name) in known
+        or _NUMBERED_IMAGE.fullmatch(plain_name(name)) is not None
+        or price_with_currency(name)[0] in prices
+        for name in set(header)
+    )
 
 
 class ColumnMapping(NamedTuple):
-    """The columns of each field, and the name of each attribute by its column. `price_currency` is the currency that
-    the name of the price column states; empty if none."""
+    """The columns of each field, and the name of each attribute by its column. `price_currency` is the code or sign of
+    a currency that the name of the price column has; empty if none."""
 
     fields: dict[str, list[int]]
     attributes: dict[int, str]
@@ -85,9 +105,11 @@ class ColumnMapping(NamedTuple):
         return [*fields, ("attributes", ", ".join(self.attributes.values()))] if self.attributes else fields
 
 
-def map_columns(name: str, header: Sequence[str], options: FileOptions, shop: ShopFormat | None) -> ColumnMapping:
+def map_columns(
+    name: str, header: Sequence[str], options: FileOptions, shop: ShopFormat | None, *, is_delimited: bool = False
+) -> ColumnMapping:
     """The mapping of a header; raises `UserError` when a column of `options` does not exist, when two columns have the
-    same name, or when no column has the id."""
+    same name, or when no column has the id. `is_delimited`: a wrong delimiter may be the cause."""
     mapper = _Mapper(name, header)
     for field, column in options.mapping.items():
         mapper.take_stated(field, column)
@@ -98,7 +120,7 @@ def map_columns(name: str, header: Sequence[str], options: FileOptions, shop: Sh
     fields = mapper.fields
     if "seller.id" not in fields:  # a seller without an id is no seller: the columns are attributes
         fields = {field: columns for field, columns in fields.items() if not field.startswith("seller.")}
-    _check_id(name, header, fields, options)
+    _check_id(name, header, fields, options, is_delimited=is_delimited)
     price_currency = price_with_currency(header[fields["price"][0]])[1] if "price" in fields else ""
     return ColumnMapping(fields, _attribute_names(header, fields), price_currency)
 
@@ -161,27 +183,37 @@ class _Mapper:
 
 
 def price_with_currency(column: str) -> tuple[str, str]:
-    """The plain name of a price column and the currency that it states: `Preis (EUR)` is `("preis", "EUR")`. Empty if
-    it states none."""
-    parts = _PRICE_OF.fullmatch(column.strip())
-    if parts is None or not parts["name"]:
-        return "", ""
-    meant = currencies.named(parts["currency"])
-    return (plain_name(parts["name"]), meant[0]) if len(meant) == 1 else ("", "")
+    """The plain name of a price column and the code or sign of a currency in its name: `Preis (EUR)` and `EUR Preis`
+    are `("preis", "EUR")`. Empty if it has none."""
+    for pattern in (_PRICE_OF, _OF_PRICE):
+        parts = pattern.fullmatch(column.strip())
+        if parts is not None and parts["name"] and currencies.named(parts["currency"]):
+            return plain_name(parts["name"]), parts["currency"]
+    return "", ""
 
 
-def _check_id(name: str, header: Sequence[str], fields: dict[str, list[int]], options: FileOptions) -> None:
+def _check_id(
+    name: str, header: Sequence[str], fields: dict[str, list[int]], options: FileOptions, *, is_delimited: bool
+) -> None:
     more = " …" if len(header) > _SHOWN_COLUMNS else ""
     columns = ", ".join(column or "(no name)" for column in header[:_SHOWN_COLUMNS]) + more
     if "id" not in fields and not options.number_rows:
         raise UserError(
             f"No column of {name} has the item's id; its columns are {columns}.",
-            "Name it with --map id=COLUMN, use the position of the listing with --id row, or correct the --delimiter.",
+            "Name it with --map id=COLUMN, or use the position of the listing with --id row"
+            + (", or correct the --delimiter." if is_delimited else "."),
         )
     if not fields:
         raise UserError(
             f"No column name of {name} is known; its columns are {columns}.",
             "If this is a row of data, add a first row with the names; or name a column with --map title=COLUMN.",
+        )
+    if not any(field in fields for field in CONTENT) and len(set(chain.from_iterable(fields.values()))) < sum(
+        map(bool, header)
+    ):
+        raise UserError(
+            f"No column of {name} is known as title, text or pictures; its columns are {columns}.",
+            "Name those that have them, such as --map title=COLUMN.",
         )
 
 

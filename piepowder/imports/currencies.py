@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Final
 
+from piepowder.imports.rows import quoted
+
 _SHARED_SIGNS: Final = {
     "$": "USD AUD BBD BMD BND BSD BZD CAD CLP COP FJD GYD HKD JMD KYD LRD MXN NAD NZD SBD SGD SRD TTD TWD XCD ARS UYU",
     "c$": "CAD NIO",
@@ -26,23 +28,32 @@ _OWN_SIGNS: Final = (
     "dkr=DKK kč=CZK zł=PLN ft=HUF лв=BGN ₽=RUB руб=RUB ₴=UAH грн=UAH ₺=TRY tl=TRY sfr=CHF ₹=INR 원=KRW ฿=THB "
     "₫=VND đ=VND rm=MYR rp=IDR ₱=PHP ₪=ILS ₦=NGN ₸=KZT ₡=CRC ₲=PYG ₵=GHS s/=PEN"
 )
+_NO_MONEY: Final = frozenset(
+    ("XAG", "XAU", "XBA", "XBB", "XBC", "XBD", "XDR", "XPD", "XPT", "XSU", "XTS", "XUA", "XXX")
+)
+"""Codes of ISO 4217 for metals, units of account, tests and "no currency"."""
 _SIGNS: Final = _SHARED_SIGNS | dict(pair.split("=") for pair in _OWN_SIGNS.split())
 """The currencies of each sign, in lower case. Source: CLDR, narrow and local symbols of currencies in use."""
 
 
 @lru_cache(maxsize=1)
 def codes() -> frozenset[str]:
-    """The codes of ISO 4217."""
+    """The codes of ISO 4217 that are money."""
     import pycountry  # noqa: PLC0415 - slow to load, and not every command needs it
 
-    return frozenset(currency.alpha_3 for currency in pycountry.currencies)
+    return frozenset(currency.alpha_3 for currency in pycountry.currencies) - _NO_MONEY
 
 
-def code(text: str) -> str:
-    """A currency (ISO 4217); raises ValueError for another text."""
-    if text.upper() not in codes():
-        raise ValueError(f"{text!r:.40} is not a currency code (ISO 4217)")
-    return text.upper()
+def checked(text: str) -> str:
+    """The sign or code of a currency; raises ValueError for another text."""
+    if not named(text):
+        raise ValueError(f"{quoted(text, 40)} is not a currency; write its code (ISO 4217), such as EUR")
+    return text
+
+
+def is_code_or_sign(text: str) -> bool:
+    """True for a code in capitals or a sign that is no word. Words such as `lei` have other meanings, too."""
+    return not (text.isalpha() and text not in codes()) and bool(named(text))
 
 
 @lru_cache(maxsize=1024)
@@ -69,16 +80,16 @@ def of_markets(markets: tuple[str, ...]) -> tuple[str, ...]:
 def resolve(tokens: tuple[str, ...], column: str, default: str, markets: tuple[str, ...]) -> str:
     """The currency of a price.
 
-    `tokens` are the signs and codes in its cell. `column` is the currency that a column states for it, `default` the
-    one for prices that name none; both may be empty. Raises ValueError unless exactly one currency is possible.
+    `tokens` are the signs and codes in its cell. `column` is the sign or code that a column states for it, `default`
+    the currency for prices that name none; both may be empty. Raises ValueError unless one currency is possible.
     """
     possible = _possible(tokens)
-    if tokens and column:
-        if column not in possible:
+    if column:
+        possible = tuple(code for code in named(column) if not tokens or code in possible)
+        if not possible:
             raise ValueError(f"{' and '.join(tokens)!r} contradicts the currency {column} of its column")
-        return column
-    if not tokens:
-        only = column or default or _single(of_markets(markets))
+    if not possible:
+        only = default or _single(of_markets(markets))
         if not only:
             several = f"the markets {', '.join(markets)} have {_listed(of_markets(markets))}"
             raise ValueError(f"the cell names no currency, and {several}; give --currency")
@@ -90,7 +101,8 @@ def resolve(tokens: tuple[str, ...], column: str, default: str, markets: tuple[s
         some = ", ".join(possible[:4]) + (" and others" if len(possible) > 4 else "")
         advice = f"--currency {default} is none of them" if default else "give --currency"
         raise ValueError(
-            f"{tokens[0]!r} is the sign of {some}, and the market {', '.join(markets)} does not decide it; {advice}"
+            f"{(*tokens, column)[0]!r} is the sign of {some}, and the market {', '.join(markets)} does not decide it;"
+            f" {advice}"
         )
     return only
 

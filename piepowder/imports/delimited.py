@@ -11,7 +11,8 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from piepowder.imports.columns import FoundHeader, find_header
@@ -23,6 +24,7 @@ from piepowder.imports.shop_formats import find_format
 from shared.runtime.user_errors import UserError
 
 MAX_CELL: Final = 16 * 2**20
+_RULE: Final = re.compile(r"[\s:+=-]*-{3}[\s:+=-]*")  # the line below the header of a Markdown table
 _DELIMITERS: Final = (",", ";", "|", "#", "\t")
 _NAMES: Final = {",": "comma", ";": "semicolon", "|": "pipe", "#": "number sign", "\t": "tab", ":": "colon"}
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
@@ -74,7 +76,7 @@ class DelimitedTable:
         by = " (sep= line)" if self._has_separator_line else ""
         notes = [
             Note("encoding", self._encoding.description),
-            Note("delimiter", f"{_NAMES.get(self._delimiter, repr(self._delimiter))}{by}"),
+            Note("delimiter", f"{_delimiter_name(self._delimiter)}{by}"),
             Note("quoting", self._quoting.description),
         ]
         if preamble := self._header.preamble:
@@ -119,82 +121,116 @@ class DelimitedTable:
         """The delimiter and the header."""
         if not sample.strip(BLANKS):
             raise UserError(f"{self._source.name} is empty.", "Name a file with at least one item.")
-        best: tuple[str, FoundHeader] | None = None
-        for delimiter in (self._stated,) if self._stated else _DELIMITERS:
-            rows = self._sample_rows(sample, delimiter, self._quoting)
-            if not rows and self._quoting is _RFC and delimiter == "\t":
-                rows = self._sample_rows(sample, delimiter, _NONE)
-            header = find_header(rows, options)
-            if header is not None and (best is None or header.rank > best[1].rank):
-                best = delimiter, header
-        if best is None:
+        delimiters = (self._stated,) if self._stated else _DELIMITERS
+        samples = {delimiter: self._sample_rows(sample, delimiter) for delimiter in delimiters}
+        headers = {delimiter: find_header(rows, options) for delimiter, rows in samples.items()}
+        found = [(delimiter, header) for delimiter, header in headers.items() if header is not None]
+        if not found:
             raise UserError(
-                f"The first rows of {self._source.name} cannot be read as a table (RFC 4180).",
-                "Give the --delimiter, or --quoting none if its quotation marks are ordinary characters.",
+                f"The first rows of {self._source.name} cannot be read as a table with a row of names (RFC 4180).",
+                "Add one; or give the --delimiter, or --quoting none if its quotation marks are ordinary characters.",
             )
-        return best
+        first = min(header.at for _, header in found)
+        known = max(header.known for _, header in found if header.at == first)
+        found = [(delimiter, header) for delimiter, header in found if (header.at, header.known) == (first, known)]
+        delimiter, header = found[0]
+        is_one_column = all(len(row) == 1 for each, _ in found for _, row in samples[each])
+        if len(found) > 1 and known and not is_one_column:
+            names = ", ".join(_delimiter_name(each) for each, _ in found)
+            raise UserError(
+                f"The first row of {self._source.name} (line {header.number:,}) can be read with several delimiters"
+                f" ({names}).",
+                "Give the --delimiter; if it is not the row with the names of the columns, remove it.",
+            )
+        if any(_RULE.fullmatch("".join(row)) for _, row in samples[delimiter][header.at + 1 : header.at + 2]):
+            raise UserError(
+                f"{self._source.name} is a table drawn with characters: line {header.number + 1:,} is a rule.",
+                "Export the listings as CSV, XLSX or NDJSON.",
+            )
+        return delimiter, header
 
-    def _sample_rows(self, sample: str, delimiter: str, quoting: _Quoting) -> list[tuple[int, list[str]]]:
+    def _sample_rows(self, sample: str, delimiter: str) -> list[tuple[int, list[str]]]:
         """The first rows of the sample that are not blank, each with the number of its first line."""
+        quotings = (self._quoting, _NONE) if delimiter == "\t" else (self._quoting,)
+        return next((rows for quoting in quotings if (rows := self._read_sample(sample, delimiter, quoting))), [])
+
+    def _read_sample(self, sample: str, delimiter: str, quoting: _Quoting) -> list[tuple[int, list[str]]]:
         lines = _Lines(io.StringIO(sample, newline=self._end), self._end, self._source.name)
         if self._has_separator_line:
             next(lines, None)
-        found: list[tuple[int, list[str]]] = []
-        try:
-            for record in _records(self._source.name, lines, delimiter, quoting):
-                if isinstance(record, Refusal):
-                    continue
-                found.append(record)
-                if len(found) == _SAMPLE_ROWS:
-                    break
-        except UserError:
-            pass  # the sample ends inside a cell, or this is not the delimiter
-        return found
+        found: list[tuple[int, list[str]] | Refusal] = []
+        with suppress(UserError):  # the sample ends inside a cell, or this is not the delimiter
+            found.extend(islice(_records(self._source.name, lines, delimiter, quoting), _SAMPLE_ROWS))
+        if found and isinstance(found[0], Refusal):
+            raise UserError(
+                f"Line {found[0].number:,} of {self._source.name} cannot be read: {found[0].detail}.",
+                "Remove it, or save the file with one kind of line ends.",
+            )
+        return [record for record in found if not isinstance(record, Refusal)]
 
     def _quoting_of_tabs(self) -> _Quoting:
         """The use of quotation marks in a tab-separated file; such files have no common rule.
 
-        If all marks are around whole cells, they quote cells; except if one of these cells needs no quoting, and their
-        columns also have cells without marks. Other marks, as in `"GoPro" cable`, are ordinary characters if only this
-        reading gives each line as many cells as the header; they quote cells if only the file as a whole can be read as
-        RFC 4180. If both readings are possible, the user must decide.
+        Marks that are not around whole cells, as in `"GoPro" cable`, are ordinary characters if only this reading gives
+        each line as many cells as the header; they quote cells if only RFC 4180 does. If all marks are around whole
+        cells, the cells themselves decide. A format that never quotes may have been saved again by a spreadsheet
+        program, so it decides only where the file does not contradict it. If both readings are possible, the user must
+        decide.
         """
         shop = find_format(self.header)
-        if shop is not None and shop.unquoted_tabs:
-            return _NONE
+        never_quotes = shop is not None and shop.unquoted_tabs
         marks = _MarksOfTabs(len(self.header))
         for line in self._lines():
             marks.add(line.rstrip("\r\n"))
         if not marks.odd:
-            return _RFC if marks.quote_cells else _NONE
-        faulty = None
-        try:
-            for _ in _records(self._source.name, self._lines(), "\t", _RFC):
-                pass
-        except UserError as error:
-            faulty = error
-        if faulty is None and not marks.same_width:
-            return _RFC
-        if faulty is not None and marks.same_width and marks.balanced:
-            return _NONE
-        if faulty is not None and not marks.same_width:
-            raise faulty
+            decided = marks.quote_cells
+            if decided is not None and not (decided and never_quotes and marks.enclosed and not marks.header_enclosed):
+                return _RFC if decided else _NONE
+        else:
+            faulty = self._fault_of_quoting(_RFC)
+            if faulty is None and not marks.same_width:
+                return _RFC
+            if faulty is not None and marks.same_width and (marks.balanced or never_quotes):
+                return _NONE
+            if faulty is not None and not marks.same_width:
+                raise faulty
         raise UserError(
             f"The quotation marks in {self._source.name} may enclose cells or be part of them.",
             "Give --quoting rfc4180 or --quoting none.",
         )
 
+    def _fault_of_quoting(self, quoting: _Quoting) -> UserError | None:
+        """The fault of a tab-separated file with this quoting: faulty marks, or a row of another width."""
+        try:
+            for record in _records(self._source.name, self._lines(), "\t", quoting):
+                if not isinstance(record, Refusal) and len(record[1]) != len(self.header):
+                    return UserError(
+                        f"The row of line {record[0]:,} of {self._source.name} has {len(record[1])} cells, the header"
+                        f" has {len(self.header)}, and the use of its quotation marks is uncertain.",
+                        "Correct the row, or give --quoting rfc4180 or --quoting none.",
+                    )
+        except UserError as error:
+            return error
+        return None
+
+
+def _delimiter_name(delimiter: str) -> str:
+    return _NAMES.get(delimiter, repr(delimiter))
+
 
 class _MarksOfTabs:
-    """The quotation marks at the start of cells in the lines of a tab-separated file of `width` columns."""
+    """The quotation marks in the lines of a tab-separated file of `width` columns. `odd` is the number of cells that
+    begin with a mark and do not end with its partner."""
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._enclosed: Counter[int] = Counter()
         self._bare: Counter[int] = Counter()
-        self._header_enclosed = False
         self._needless = False
+        self._doubled = False
+        self._inside = False
         self._lines = 0
+        self.enclosed: Counter[int] = Counter()
+        self.header_enclosed = False
         self.odd = 0
         self.balanced = True
         self.same_width = True
@@ -207,25 +243,40 @@ class _MarksOfTabs:
         if len(cells) != self._width:
             self.same_width = False
         if '"' not in line:
-            self._bare.update(at for at, cell in enumerate(cells) if cell)
+            if self._lines > 1:
+                self._bare.update(at for at, cell in enumerate(cells) if cell)
             return
         for at, cell in enumerate(cells):
             if not cell.startswith('"'):
                 self._bare[at] += bool(cell)
+                self._inside |= '"' in cell
+            elif cell == '""':
+                continue
             elif _ENCLOSED.fullmatch(cell):
-                self._enclosed[at] += 1
-                self._header_enclosed |= self._lines == 1
+                self.enclosed[at] += 1
+                self.header_enclosed |= self._lines == 1
+                self._doubled |= '"' in cell[1:-1]
                 self._needless |= not any(mark in cell[1:-1] for mark in '",;')
             else:
                 self.odd += 1
                 self.balanced &= cell.count('"') % 2 == 0
 
     @property
-    def quote_cells(self) -> bool:
-        """True if the marks around whole cells are not part of the text; also without any mark."""
-        if self._header_enclosed or not self._needless:
+    def quote_cells(self) -> bool | None:
+        """True if the marks around whole cells quote them, also without any mark; False if they are part of the text,
+        None if both are possible. All marks are around whole cells, or inside of cells.
+
+        Evidence: a program quotes all cells, all texts (so all cells of some columns), or only the cells that need it.
+        A program that quotes does so for each cell with a mark, and doubles the mark.
+        """
+        if self.header_enclosed:
             return True
-        return self._lines > 2 and all(self._bare[at] <= 1 for at in self._enclosed)  # 1: the header
+        if not self.enclosed:
+            return not self._inside
+        is_mixed = [bool(self._bare[at]) for at in self.enclosed]  # the column also has cells without marks
+        are_part = self._inside or (self._needless and any(is_mixed))
+        do_quote = self._doubled or not self._needless or (self._lines > 2 and not all(is_mixed))
+        return do_quote if do_quote != are_part else None
 
 
 class _Unclosed(io.RawIOBase):
@@ -277,6 +328,7 @@ class _Lines:
 def _records(name: str, lines: _Lines, delimiter: str, quoting: _Quoting) -> Iterator[tuple[int, list[str]] | Refusal]:
     """The records with the numbers of their first lines; raises `UserError` when quotation marks are faulty."""
     reader = csv.reader(lines, delimiter=delimiter, **quoting.arguments)
+    spaced_marks = [f'{blank}"' for blank in " \t\u00a0\u3000" if blank != delimiter]
     while True:
         start = lines.number + 1
         lines.taken.clear()
@@ -288,10 +340,28 @@ def _records(name: str, lines: _Lines, delimiter: str, quoting: _Quoting) -> Ite
             if not str(error).startswith("new-line character"):
                 raise _faulty_quotation(name, start, lines.number, str(error)) from error
             _skip_record(name, start, lines, delimiter, quoting)
+            cells = []
             yield Refusal(start, 0, "the row has a line end of another kind than the file, outside of quotation marks")
-            continue
+        if quoting is _RFC and any(mark in line for line in lines.taken for mark in spaced_marks):
+            _check_spaced_marks(name, start, "".join(lines.taken), delimiter)
         if cells:
             yield start, cells
+
+
+def _check_spaced_marks(name: str, start: int, record: str, delimiter: str) -> None:
+    """Raise `UserError` if white space precedes the quotation mark at the start of a cell. The csv module takes such a
+    mark for an ordinary character, and other programs for the start of a quoted cell."""
+    cells = re.compile(rf'"(?:[^"]|"")*"|[^{re.escape(delimiter)}]*')
+    at = 0
+    while at <= len(record):
+        cell = cells.match(record, at)[0]  # type: ignore[index]  # the pattern also matches an empty cell
+        if not cell.startswith('"') and cell.lstrip(BLANKS).startswith('"'):
+            raise UserError(
+                f"In the row of line {start:,} of {name}, white space is before the quotation mark of a cell, against"
+                " RFC 4180. The start of the next row is therefore uncertain, and nothing is sent.",
+                "Remove the white space, or give --quoting none if the file does not quote.",
+            )
+        at += len(cell) + 1
 
 
 def _skip_record(name: str, start: int, lines: _Lines, delimiter: str, quoting: _Quoting) -> None:
@@ -301,7 +371,12 @@ def _skip_record(name: str, start: int, lines: _Lines, delimiter: str, quoting: 
     try:
         next(csv.reader(inside, delimiter=delimiter, **quoting.arguments))
     except csv.Error as error:
-        raise _faulty_quotation(name, start, lines.number, str(error)) from error
+        raise UserError(
+            f"The row of line {start:,} of {name} has a line end of another kind than the file"
+            f" ({_END_NAMES[lines.end]}) beside a quoted cell. The start of the next row is therefore uncertain, and"
+            " nothing is sent.",
+            "Save the file with one kind of line ends.",
+        ) from error
 
 
 def _faulty_quotation(name: str, start: int, last: int, reason: str) -> UserError:

@@ -32,6 +32,7 @@ _PROPOSED: Final = [
     *("cp932", "euc_jp", "iso2022_jp", "gb18030", "big5", "cp949"),
 ]
 """The encodings in use that are not Unicode: with others, short texts often get a wrong proposal."""
+_ESCAPES: Final = ("unicode-escape", "raw-unicode-escape", "utf-7", "punycode", "idna", "hz")
 _SHOWN_CHARACTERS: Final = 60
 
 
@@ -51,12 +52,14 @@ class TextEncoding(NamedTuple):
 
 
 def codec_name(text: str) -> str | None:
-    """The name of a text encoding that Python knows, None for another name."""
+    """The name of a text encoding that Python knows, None for another name, and for an encoding in which printable
+    characters stand for others: a text could contain a line end."""
     try:
-        "ä".encode(text, "replace").decode(text)
-        return codecs.lookup(text).name
+        "ä".encode(text, "replace").decode(text, "surrogateescape")
+        codec = codecs.lookup(text).name
     except (LookupError, ValueError, TypeError, AttributeError):
         return None
+    return None if codec in _ESCAPES else codec
 
 
 def find_encoding(source: InputFile, stated: str | None) -> TextEncoding:
@@ -137,8 +140,12 @@ def _propose(source: InputFile) -> TextEncoding:
     codec = codec_name(best.encoding) or best.encoding
     if sample.decode(codec, "replace") == sample.decode("cp1252", "replace"):
         codec = "cp1252"  # the more common of two encodings that give the same text
-    shown = tuple(f"line {number:,}: {_changed(line, codec)}" for number, line in invalid + first_valid)
-    return TextEncoding(codec, f"{codec} (a guess)", GuessedEncoding(codec, shown))
+    shown = [f"line {number:,}: {_changed(line, codec)}" for number, line in invalid]
+    shown += [
+        f"line {number:,}: {_changed(line, codec)} (valid UTF-8: {_changed(line, 'utf-8')})"
+        for number, line in first_valid
+    ]
+    return TextEncoding(codec, f"{codec} (a guess)", GuessedEncoding(codec, tuple(shown)))
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

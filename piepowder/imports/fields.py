@@ -30,9 +30,9 @@ class Field(NamedTuple):
 
 FIELDS: Final[Mapping[str, Field]] = {
     "id": Field(
-        "id sku asin item_id product_id listing_id article offer_id item_sku seller_sku item_number article_number "
+        "id sku asin item_id product_id listing_id offer_id item_sku seller_sku item_number article_number "
         "product_number custom_label_sku custom_label productid itemid artikelnummer artikel_nummer artikelnr "
-        "artikel_nr art_nr artnr artikel_id produkt_id produktnummer angebots_id angebotsnummer bestellnummer artikel",
+        "artikel_nr art_nr artnr artikel_id produkt_id produktnummer angebots_id angebotsnummer bestellnummer",
         _ID,
         values.identifier,
         is_required=True,
@@ -43,7 +43,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "title": Field(
         "title name product_name product_title item_name item_title product headline productname producttitle "
         "itemname itemtitle titel bezeichnung artikelbezeichnung artikelname produktname produktbezeichnung "
-        "produkttitel artikeltitel",
+        "produkttitel artikeltitel artikel article",
         1_000,
     ),
     "text": Field(
@@ -67,12 +67,14 @@ FIELDS: Final[Mapping[str, Field]] = {
         "price amount list_price regular_price selling_price unit_price current_price start_price standard_price "
         "preis verkaufspreis vk_preis vk bruttopreis preis_brutto einzelpreis stückpreis",
     ),
-    "currency": Field("currency price_currency currency_code pricecurrency währung waehrung"),
+    "currency": Field(
+        "currency price_currency currency_code pricecurrency currency_unit währung waehrung währungscode waehrungscode",
+    ),
     "markets": Field("markets market markt märkte maerkte", read=values.markets, is_required=True),
     "media": Field(
         "media image image_url images image_link image_src main_image_url image_urls imageurl imagelink imageurls "
         "pictureurl additional_image_link additional_image_links picture pictures photo photos picture_url bild "
-        "bilder bild_url bildurl bild_urls bildlink produktbild produktbilder foto",
+        "bilder bild_url bildurl bild_urls bildlink produktbild produktbilder foto enclosure_url media_content_url",
     ),
     "seller.id": Field(
         "seller_id seller merchant_id merchant händler_id verkäufer_id haendler_id",

@@ -5,6 +5,7 @@ read.
 """
 
 import gzip
+import json
 import mmap
 import re
 import shutil
@@ -23,6 +24,9 @@ _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
 _WHITE: Final = b" \t\r\n"
 _HEAD: Final = 65_536
+_ARRAY: Final = re.compile(
+    rb'\[\s*(?:["{\[\]\d-]|true|false|null)'
+)  # the start of a JSON array, not that of `[id],title`
 _OBJECT: Final = re.compile(rb'\{\s*["}]')  # the start of a JSON object; an id in braces does not match
 _SAMPLE_LINES: Final = 20
 
@@ -151,26 +155,31 @@ def identify(source: InputFile, *, is_csv: bool) -> FileKind:
         return _identify_zip(source)
     if not bare and len(head) < _HEAD:
         raise UserError(f"{source.name} is empty.", "Name a file with at least one item.")
-    if _wide(head).startswith(("[", "{")):
-        raise UserError(f"{source.name} is JSON in UTF-16.", "Save it as UTF-8.")
-    if source.name.lower().removesuffix(".gz").endswith((".ndjson", ".jsonl")):
-        return FileKind.NDJSON
-    if bare.startswith(b"<") or _wide(head).startswith("<"):
-        return _identify_markup(source.name, bare[:2_000].lower())
-    if bare.startswith(b"["):
+    wide, start = _wide(head)
+    if start.startswith(("[", "{")) or (wide.startswith("UTF-32") and start.startswith("<")):
+        what = "XML" if start.startswith("<") else "JSON"
+        raise UserError(f"{source.name} is {what} in {wide}.", f"Save it as UTF-8: iconv -f {wide} -t UTF-8 FILE.")
+    if _ARRAY.match(bare):
         return FileKind.JSON
+    name = source.name.lower().removesuffix(".gz")
+    if name.endswith((".ndjson", ".jsonl")):
+        return FileKind.NDJSON
+    if bare.startswith(b"<") or start.startswith("<"):
+        return _identify_markup(source.name, bare[:2_000].lower())
     if _is_ndjson(head):
         return FileKind.NDJSON
-    if bare.startswith(b"{") and (bare[1:].lstrip(_WHITE)[:1] in (b'"', b"}")):
+    if name.endswith(".json") or (bare.startswith(b"{") and (bare[1:].lstrip(_WHITE)[:1] in (b'"', b"}"))):
         return FileKind.JSON
     return FileKind.DELIMITED
 
 
-def _wide(head: bytes) -> str:
-    """The start of a text in UTF-16 with a byte order mark; empty for others."""
-    if head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
-        return ""
-    return head[:200].decode("utf-16", "ignore").lstrip()
+def _wide(head: bytes) -> tuple[str, str]:
+    """The encoding and start of a text in UTF-16 or UTF-32, also without a byte order mark; empty for others."""
+    codec = json.detect_encoding(head)
+    if codec.startswith("utf-8"):
+        return "", ""
+    name = codec.upper().replace("-LE", "LE").replace("-BE", "BE")
+    return name, head[:200].decode(codec, "ignore").lstrip("\ufeff \t\r\n")
 
 
 def _identify_markup(name: str, start: bytes) -> FileKind:
@@ -200,10 +209,8 @@ def _identify_zip(source: InputFile) -> FileKind:
 
 
 def _is_ndjson(head: bytes) -> bool:
-    """True if the first line and a later one start a JSON object, or at least half of the first lines do."""
-    lines = [line.strip() for line in head.removeprefix(_BOM).split(b"\n")[: _SAMPLE_LINES + 1]]
-    lines = [line for line in lines if line]
-    if not lines:
-        return False
-    objects = sum(_OBJECT.match(line) is not None for line in lines)
-    return len(lines) > 1 and ((lines[0].startswith(b"{") and objects > 1) or 2 * objects >= len(lines))
+    """True if the first line and a later one start a JSON object. Other lines are no evidence: in a table, they may be
+    those of a quoted cell."""
+    lines = [line for line in map(bytes.strip, head.removeprefix(_BOM).split(b"\n")) if line]
+    starts = [_OBJECT.match(line) is not None for line in lines[:_SAMPLE_LINES]]
+    return len(starts) > 1 and starts[0] and any(starts[1:])

@@ -1,6 +1,7 @@
 """Items from the rows of a table. A cell without a field becomes an attribute; nothing is lost silently."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,8 @@ _encode: Final = msgspec.json.Encoder(enc_hook=str).encode  # the cells of typed
 
 
 class ItemBuilder:
-    """Builds the items of a table. `decimal` is the decided decimal separator, None if each price must show it."""
+    """Builds the items of a table. `decimal_of` returns the decided decimal separator of a currency, None if each price
+    must show it."""
 
     def __init__(
         self,
@@ -25,13 +27,13 @@ class ItemBuilder:
         header: Sequence[str],
         *,
         platform: str,
-        decimal: str | None,
+        decimal_of: Callable[[str], str | None],
         shop: shop_formats.ShopFormat | None,
     ) -> None:
         self._options = options
         self._mapping = mapping
         self._header = header
-        self._decimal = decimal
+        self._decimal_of = decimal_of
         self._unescape = None if shop is None else shop.unescape
         self._start: dict[str, Any] = {"platform": platform, "kind": options.kind, "markets": options.default_markets}
         if options.language is not None:
@@ -46,9 +48,10 @@ class ItemBuilder:
         try:
             body = _encode(self._item(row.cells, position, omitted))
             if len(body) > values.MAX_BODY:
-                raise ValueError(f"the item has {len(body):,} bytes; at most {values.MAX_BODY:,} are allowed")
-        except UnicodeEncodeError:
-            return Refusal(row.number, 0, self._undecodable(row.cells))
+                raise ValueError(
+                    f"the item has {len(body):,} bytes; at most {values.MAX_BODY:,} are allowed; shorten or remove the"
+                    f" longest cells ({self._longest(row.cells)})"
+                )
         except ValueError as error:
             return Refusal(row.number, 0, str(error))
         return Listing(row.number, body, tuple(omitted))
@@ -56,18 +59,18 @@ class ItemBuilder:
     def _item(self, cells: Sequence[str], position: int, omitted: list[OmittedField]) -> dict[str, Any]:
         texts = {field: text for field, at in self._single if (text := self._text(field, cells[at]))}
         item = dict(self._start)
-        attributes: dict[str, str] = {}
+        moved: dict[str, str] = {}  # attributes from the columns of fields
         if self._options.number_rows:
             item["id"] = str(position)
         elif "id" not in texts:
             at = self._mapping.column("id") or 0
             raise ValueError(f"the item's id (column {self._header[at]!r}) is empty")
         if "gtin" in texts and self._gtin_type is not None and not shop_formats.is_gtin_type(cells[self._gtin_type]):
-            attributes[attribute_name(self._header[self._mapping.fields["gtin"][0]])] = texts.pop("gtin")
+            moved[attribute_name(self._header[self._mapping.fields["gtin"][0]])] = texts.pop("gtin")
         if "seller.id" not in texts:  # a seller without an id is no seller: its cells are attributes
             for field in ("seller.name", "seller.country"):
                 if field in texts:
-                    attributes[field.replace(".", "_")] = texts.pop(field)
+                    moved[field.replace(".", "_")] = texts.pop(field)
         price, code = texts.pop("price", None), texts.pop("currency", "")
         for field, text in texts.items():
             try:
@@ -77,7 +80,7 @@ class ItemBuilder:
         if price is not None:
             self._add_price(item, price, code, omitted)
         self._add_media(item, cells, omitted)
-        self._add_attributes(attributes, cells, omitted)
+        attributes = self._attributes(moved, cells, omitted)
         seller = item.get("seller")
         if seller is not None and "id" not in seller:  # its id was omitted
             attributes |= {f"seller_{member}": text for member, text in item.pop("seller").items()}
@@ -104,9 +107,9 @@ class ItemBuilder:
     def _add_price(self, item: dict[str, Any], text: str, code: str, omitted: list[OmittedField]) -> None:
         faulty = "currency"
         try:
-            column = currencies.code(code) if code else self._mapping.price_currency
+            column = currencies.checked(code) if code else self._mapping.price_currency
             faulty = "price"
-            price = read_price(text, column, item["markets"], self._decimal, self._options.currency or "")
+            price = read_price(text, column, item["markets"], self._decimal_of, self._options.currency or "")
         except ValueError as error:
             self._omit("price", self._fault(faulty, error), omitted)  # without its currency, the amount has no meaning
             return
@@ -114,18 +117,22 @@ class ItemBuilder:
 
     def _add_media(self, item: dict[str, Any], cells: Sequence[str], omitted: list[OmittedField]) -> None:
         try:
-            media = values.media([cells[at] for at in self._media if cells[at]])
+            texts = [cells[at] for at in self._media if cells[at]]
+            for text in texts:
+                values.check_text(text, values.MAX_BODY)
+            media = values.media(texts)
         except ValueError as error:
             self._omit("media", self._fault("media", error), omitted)
             return
         if media:
             item["media"] = media
 
-    def _add_attributes(self, attributes: dict[str, str], cells: Sequence[str], omitted: list[OmittedField]) -> None:
-        for at, name in self._mapping.attributes.items():
-            text = self._text(name, cells[at])
-            if not text:
-                continue
+    def _attributes(
+        self, moved: Mapping[str, str], cells: Sequence[str], omitted: list[OmittedField]
+    ) -> dict[str, str]:
+        own = ((name, text) for at, name in self._mapping.attributes.items() if (text := self._text(name, cells[at])))
+        attributes: dict[str, str] = {}
+        for name, text in chain(moved.items(), own):
             try:
                 values.check_text(text, values.MAX_ATTRIBUTE)
                 if len(attributes) == values.MAX_ATTRIBUTES:
@@ -133,6 +140,7 @@ class ItemBuilder:
                 attributes[name] = text
             except ValueError as error:
                 self._omit(f"attributes.{name}", f"attribute {name}: {error}", omitted)
+        return attributes
 
     def _fault(self, field: str, error: ValueError) -> str:
         at = self._mapping.column(field)
@@ -145,11 +153,7 @@ class ItemBuilder:
             raise ValueError(fault)
         omitted.append(OmittedField(field, fault))
 
-    def _undecodable(self, cells: Sequence[str]) -> str:
-        for at, cell in enumerate(cells):
-            try:
-                cell.encode()
-            except UnicodeEncodeError as error:
-                byte = ord(cell[error.start]) - 0xDC00
-                return f"column {self._header[at]!r}: the byte 0x{byte:02X} is not valid in the encoding of the file"
-        raise AssertionError("a cell could not be encoded")
+    def _longest(self, cells: Sequence[str]) -> str:
+        """The names of the columns with the longest cells."""
+        by_length = sorted(range(len(cells)), key=lambda at: len(cells[at]), reverse=True)
+        return ", ".join(repr(self._header[at]) for at in by_length[:3])

@@ -6,29 +6,33 @@ read row by row, so memory does not grow with it. A workbook is read whole, and 
 """
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
-from piepowder.imports import encodings, feeds, json_files, values
-from piepowder.imports.columns import ColumnMapping, map_columns
+from piepowder.imports import currencies, encodings, feeds, json_files, values
+from piepowder.imports.columns import CONTENT, ColumnMapping, map_columns
 from piepowder.imports.delimited import DelimitedTable
 from piepowder.imports.encodings import GuessedEncoding
 from piepowder.imports.file_options import FileOptions
 from piepowder.imports.files import FileKind, InputFile, identify
 from piepowder.imports.items import ItemBuilder
 from piepowder.imports.json_files import Items
-from piepowder.imports.money import DecimalSeparator, decimal_separator
+from piepowder.imports.money import DecimalSeparator, shown_separator
 from piepowder.imports.repeated_ids import counting_ids
-from piepowder.imports.rows import BLANKS, Listing, Note, Number, Refusal, Table, TableRow, UnknownValue
+from piepowder.imports.rows import BLANKS, Listing, Note, Number, Refusal, Table, TableRow, UnknownValue, quoted
 from piepowder.imports.shop_formats import ShopFormat, find_format
 from piepowder.imports.spreadsheets import SpreadsheetTable
 from shared.runtime.user_errors import UserError
 
 _SHOWN: Final = 3
 _PROGRESS_ROWS: Final = 2_000
+_LONGEST_CURRENCY: Final = 4
+_DECIDING_PRICES: Final = 2
 _SEPARATOR_NAMES: Final = {".": "point", ",": "comma"}
 _Read = TypeVar("_Read", TableRow, Listing)
 
@@ -84,7 +88,7 @@ def open_import(
 
 def _read_file(source: InputFile, options: FileOptions, progress: Callable[[], None]) -> ListingImport:
     kind = identify(source, is_csv=options.is_csv)
-    guess = None
+    guess: GuessedEncoding | None = None
     content: Table | Items
     if kind is FileKind.NDJSON:
         content = json_files.open_ndjson(source)
@@ -100,7 +104,16 @@ def _read_file(source: InputFile, options: FileOptions, progress: Callable[[], N
         content = DelimitedTable(source, encoding, options)
     if isinstance(content, Items):
         return _of_items(source, content, options, progress)
-    return _of_table(source, content, options, guess, progress)
+    try:
+        return _of_table(source, content, options, guess, progress)
+    except UserError as error:
+        if guess is None:
+            raise
+        raise UserError(
+            f"{error.what} {source.name} is not UTF-8, and its encoding is a guess: {guess.name}.",
+            f"If this text is wrong, give the encoding with --encoding. {error.what_to_do}",
+            guess.samples,
+        ) from error
 
 
 class _Counts(NamedTuple):
@@ -129,7 +142,7 @@ def _count(
         return _Counts(total, refused, [])
     many, occur = ("ids", "occur") if repeated.ids > 1 else ("id", "occurs")
     first, second = repeated.numbers
-    example = f"{repeated.example!r:.80} ({unit} {first:,} and {second:,})"
+    example = f"{quoted(repeated.example, 80)} ({unit} {first:,} and {second:,})"
     text = f"{repeated.ids:,} {many} {occur} more than once, such as {example}; a later one is the newer version"
     return _Counts(total, refused, [Note("repeated", text)])
 
@@ -163,15 +176,16 @@ def _of_table(
     progress: Callable[[], None],
 ) -> ListingImport:
     shop = find_format(table.header)
-    mapping = map_columns(source.name, table.header, options, shop)
+    is_delimited = isinstance(table, DelimitedTable)
+    mapping = map_columns(source.name, table.header, options, shop, is_delimited=is_delimited)
     rows = _Rows(table, shop)
     survey = _Survey(mapping, options)
     counts = _count(rows, survey.add, table.unit, progress)
     if not counts.listings:
         raise UserError(f"{source.name} has a header, but no row.", "Name a file with at least one item.")
     platform = options.platform or default_platform(source.stem)
-    decimal = options.decimal or survey.decided_separator
-    builder = ItemBuilder(options, mapping, table.header, platform=platform, decimal=decimal, shop=shop)
+    survey.check_currencies(source.name, table.header)
+    builder = ItemBuilder(options, mapping, table.header, platform=platform, decimal_of=survey.decimal_of, shop=shop)
 
     def listings() -> Iterator[Listing | Refusal]:
         for position, row in enumerate(rows, 1):
@@ -190,7 +204,8 @@ def _of_table(
             *([] if shop is None else [Note("shop format", shop.name)]),
             *table.notes(),
             *rows.notes(),
-            *survey.notes(table.header, decimal),
+            *_unknown(mapping),
+            *survey.notes(table.header),
             Note("platform", platform if options.platform else f"{platform} (name of the file)"),
             *([] if options.kind == "product" else [Note("kind", options.kind)]),
             Note("market", f"{', '.join(options.default_markets)}{_default(mapping, 'markets', options.markets)}"),
@@ -214,6 +229,14 @@ def _default(mapping: ColumnMapping, field: str, stated: Sequence[str] = ("",)) 
     """The addition to the value of a field that rows without one have."""
     default = "" if stated else " (default without --market)"
     return f"{default} (if the row has none)" if field in mapping.fields else default
+
+
+def _unknown(mapping: ColumnMapping) -> list[Note]:
+    """The usual fields that no column has, if other columns may have them."""
+    missing = [field for field in (*CONTENT, "price") if field not in mapping.fields]
+    if not missing or not mapping.attributes:
+        return []
+    return [Note("no column", f"{', '.join(missing)} (if a column has it, name it: --map {missing[0]}=COLUMN)")]
 
 
 class _Rows:
@@ -256,7 +279,12 @@ class _Survey:
         self._gtin = mapping.column("gtin")
         self._options = options
         self._mapping = mapping
-        self._separators: Counter[DecimalSeparator] = Counter()
+        self._currency = mapping.column("currency")
+        self._markets = mapping.column("markets")
+        self._separators: dict[str, Counter[DecimalSeparator]] = {}
+        is_stated = self._currency is not None or mapping.price_currency or options.currency
+        has_prices = self._price is not None and not is_stated
+        self._currencies = dict.fromkeys(mapping.attributes if has_prices else (), "")
         self._no_gtin: Counter[str] = Counter()
         self._numeric_ids = 0
         self._no_id = 0
@@ -265,9 +293,9 @@ class _Survey:
         """Count the cells of a row; returns its id as it is written."""
         cells = row.cells
         if self._price is not None:
-            price = cells[self._price]
-            if type(price) is str:
-                self._separators[decimal_separator(price.strip(BLANKS))] += 1
+            self._add_price(cells, cells[self._price])
+            if self._currencies:
+                self._add_currencies(cells)
         if self._gtin is not None:
             gtin = cells[self._gtin]
             if gtin and not gtin[0].isdigit() and values.is_no_gtin(gtin.strip(BLANKS)):
@@ -279,45 +307,76 @@ class _Survey:
         self._no_id += not cell and not isinstance(cell, UnknownValue)
         return cell.strip(BLANKS)
 
-    @property
-    def decided_separator(self) -> str | None:
-        """The decimal separator of all prices that show one."""
-        shown = [mark for mark in (DecimalSeparator.POINT, DecimalSeparator.COMMA) if self._separators[mark]]
-        return shown[0].value if len(shown) == 1 else None
+    def _add_price(self, cells: Sequence[str], price: str) -> None:
+        if type(price) is not str or not price:
+            return
+        column = self._mapping.price_currency
+        if self._currency is not None:
+            column = cells[self._currency].strip(BLANKS) or column
+        markets = self._options.default_markets
+        if self._markets is not None and (cell := cells[self._markets].strip(BLANKS)):
+            with suppress(ValueError):
+                markets = values.markets(cell)
+        shown = shown_separator(price.strip(BLANKS), column, markets, self._options.currency or "")
+        if shown is not None:
+            currency, separator = shown
+            if currency not in self._separators:
+                self._separators[currency] = Counter()
+            self._separators[currency][separator] += 1
 
-    def notes(self, header: Sequence[str], decimal: str | None) -> list[Note]:
+    def _add_currencies(self, cells: Sequence[str]) -> None:
+        for at in list(self._currencies):
+            cell = cells[at].strip(BLANKS)
+            if cell and len(cell) <= _LONGEST_CURRENCY and currencies.is_code_or_sign(cell):
+                self._currencies[at] = cell
+            elif cell:
+                del self._currencies[at]
+
+    def check_currencies(self, name: str, header: Sequence[str]) -> None:
+        """Raise `UserError` if prices get the currency of their market, although another column may have theirs."""
+        for at, example in self._currencies.items():
+            if example:
+                raise UserError(
+                    f"The column {header[at]!r} of {name} has only currencies (such as {example}), but its name is not"
+                    " known as that of the prices' currency.",
+                    f"Give --map currency={shlex.quote(header[at])}, or the currency of all prices with --currency.",
+                )
+
+    def decimal_of(self, currency: str) -> str | None:
+        """The decimal separator of a currency's prices: the stated one, or the one that at least two of them show, and
+        none the other."""
+        return self._options.decimal or _decided(self._separators.get(currency, Counter()))
+
+    def notes(self, header: Sequence[str]) -> list[Note]:
         """The interpretation of the columns."""
         notes = []
         if self._price is not None:
             notes += [
-                Note("decimal separator", self._about_decimals(decimal)),
+                Note("decimal separator", self._about_decimals()),
                 Note("currency", self._about_currency(header)),
             ]
         if self._no_gtin:
             some = ", ".join(repr(text) for text, _ in self._no_gtin.most_common(3))
             notes.append(Note("no GTIN", f"{self._no_gtin.total():,} cells say so ({some})"))
         if self._numeric_ids:
-            notes.append(Note("ids", f"{self._numeric_ids:,} are numbers in the workbook, written without separators"))
+            notes.append(Note("ids", f"{self._numeric_ids:,} are numbers, written without separators"))
         if self._no_id:
             notes.append(
                 Note("no id", f"{self._no_id:,} rows; they are refused (--id row uses the position of all listings)")
             )
         return notes
 
-    def _about_decimals(self, decimal: str | None) -> str:
-        unclear = self._separators[DecimalSeparator.AMBIGUOUS]
+    def _about_decimals(self) -> str:
         if self._options.decimal is not None:
             return f"{_SEPARATOR_NAMES[self._options.decimal]} (--decimal)"
-        if decimal is not None:
-            shown = self._separators[DecimalSeparator(decimal)]
-            also = f"; so {unclear:,} ambiguous ones are read with it" if unclear else ""
-            return f"{_SEPARATOR_NAMES[decimal]}: {shown:,} prices show it, none the other{also}"
-        if self._separators[DecimalSeparator.POINT]:
-            refused = f"; {unclear:,} ambiguous ones are refused" if unclear else ""
-            return f"point and comma, as each price shows{refused}"
-        return (
-            f"not decided: {unclear:,} prices are ambiguous and refused (--decimal)" if unclear else "no price has one"
-        )
+        written = {
+            currency: counts for currency, counts in self._separators.items() if set(counts) - {DecimalSeparator.NONE}
+        }
+        texts = [
+            f"{f'{currency}: ' if len(written) > 1 else ''}{_about_separators(counts)}"
+            for currency, counts in written.items()
+        ]
+        return "; ".join(texts) or "no price has one"
 
     def _about_currency(self, header: Sequence[str]) -> str:
         at = self._mapping.column("currency")
@@ -330,3 +389,23 @@ class _Survey:
         elif not self._mapping.price_currency:
             parts.append("else that of the market")
         return ", ".join(parts)
+
+
+def _decided(counts: Counter[DecimalSeparator]) -> str | None:
+    shown = [mark for mark in (DecimalSeparator.POINT, DecimalSeparator.COMMA) if counts[mark]]
+    return shown[0].value if len(shown) == 1 and counts[shown[0]] >= _DECIDING_PRICES else None
+
+
+def _about_separators(counts: Counter[DecimalSeparator]) -> str:
+    unclear = counts[DecimalSeparator.AMBIGUOUS]
+    shown = [mark for mark in (DecimalSeparator.POINT, DecimalSeparator.COMMA) if counts[mark]]
+    if not shown:
+        return f"not decided: {unclear:,} prices are ambiguous and refused (--decimal)"
+    if len(shown) > 1:
+        return "point and comma, as each price shows" + (f"; {unclear:,} ambiguous ones are refused" if unclear else "")
+    text = f"{_SEPARATOR_NAMES[shown[0].value]}: {counts[shown[0]]:,} prices show it, none the other"
+    if not unclear:
+        return text
+    if _decided(counts):
+        return f"{text}; so {unclear:,} ambiguous ones are read with it"
+    return f"{text}; {unclear:,} ambiguous ones are refused, because one price does not decide (--decimal)"

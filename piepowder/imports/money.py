@@ -1,13 +1,14 @@
 """Written prices as exact minor units, or a refusal: no amount is rounded, and no decimal separator is guessed.
 
 A price shows its decimal separator if only one reading is possible: `12,5`, `1.299,90`, `1.299.900`. One point or comma
-before three digits (`1.500`, `12,345`) is ambiguous. The column as a whole may decide it, if its other prices show one
-decimal separator only, or `--decimal` decides it. Babel then reads the number strictly, with its thousands separators
-in the right places.
+before three digits (`1.500`, `12,345`) is ambiguous. The column as a whole may decide it, if at least two other prices
+of the same currency show one decimal separator, and none the other; or `--decimal` decides it. Babel then reads the
+number strictly, with its thousands separators in the right places.
 """
 
 import re
-from decimal import Decimal
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -16,7 +17,7 @@ from babel.numbers import NumberFormatError, parse_decimal
 
 from piepowder.currency_decimals import decimals
 from piepowder.imports import currencies
-from piepowder.imports.rows import Number, uncertainty
+from piepowder.imports.rows import Number, quoted, uncertainty
 
 _MAX_MINOR: Final = 2**63 - 1
 _SPACES: Final = re.compile("[\u00a0\u2007\u2009\u202f\\s]+")
@@ -54,53 +55,69 @@ class _Written(NamedTuple):
 
 
 @lru_cache(maxsize=65_536)
-def decimal_separator(text: str) -> DecimalSeparator:
-    """The decimal separator that a price shows; NONE also for a text that is not a price."""
-    plain = _PLAIN.fullmatch(text)
-    if plain is not None:
-        return DecimalSeparator.NONE if plain[1] is None else DecimalSeparator(plain[1])
+def shown_separator(
+    text: str, column: str, markets: tuple[str, ...], default: str
+) -> tuple[str, DecimalSeparator] | None:
+    """The currency of a price, and the decimal separator that it shows; None for a price that is refused for another
+    reason than an ambiguous separator. The arguments are those of `read_price`."""
     try:
-        return _separator_of(_written(text).number)
+        currency = currencies.resolve(_tokens(text), column, default, markets)
+        plain = _PLAIN.fullmatch(text)
+        shown = _separator_of(_written(text).number if plain is None else text)
+        if shown is not DecimalSeparator.AMBIGUOUS:
+            _minor(_read(text, None), text, currency)
     except ValueError:
-        return DecimalSeparator.NONE
+        return None
+    return currency, shown
 
 
-def read_price(text: str, column: str, markets: tuple[str, ...], decimal: str | None, default: str) -> Price:
+def read_price(
+    text: str, column: str, markets: tuple[str, ...], decimal_of: Callable[[str], str | None], default: str
+) -> Price:
     """A price of an item for `markets`; raises ValueError with the reason.
 
-    `column` is the currency that a column states for it, or empty. `decimal` is the decided decimal separator, None if
-    the price must show it. `default` is the currency of a price that names none, empty for that of the markets.
+    `column` is the sign or code of the currency that a column states for it, or empty. `decimal_of` returns the decided
+    decimal separator of a currency, None if the price must show it. `default` is the currency of a price that names
+    none, empty for that of the markets.
     """
     if reason := uncertainty(text):
         raise ValueError(reason)
-    tokens: tuple[str, ...]
     if isinstance(text, Number):
-        tokens, amount = (text.sign,) if text.sign else (), Decimal(text)
+        currency = currencies.resolve((text.sign,) if text.sign else (), column, default, markets)
+        try:
+            amount = Decimal(text)
+        except InvalidOperation as error:  # an exponent out of range
+            raise ValueError(f"{quoted(text)} is not a price") from error
         if amount < 0:
             raise ValueError(f"{text!s:.60} is less than 0")
     else:
-        tokens, amount = _read(text, decimal)
-    currency = currencies.resolve(tokens, column, default, markets)
+        currency = currencies.resolve(_tokens(text), column, default, markets)
+        amount = _read(text, decimal_of(currency))
     return Price(_minor(amount, text, currency), currency)
 
 
+def _tokens(text: str) -> tuple[str, ...]:
+    return () if _PLAIN.fullmatch(text) is not None else _written(text).tokens
+
+
 @lru_cache(maxsize=65_536)
-def _read(text: str, decimal: str | None) -> tuple[tuple[str, ...], Decimal]:
+def _read(text: str, decimal: str | None) -> Decimal:
     plain = _PLAIN.fullmatch(text)
     if plain is not None and (plain[1] is None or decimal in (None, plain[1])):
-        return (), Decimal(text.replace(",", "."))
-    tokens, number = _written(text)
+        return Decimal(text.replace(",", "."))
+    number = _written(text).number
     shown = _separator_of(number)
     if shown is DecimalSeparator.AMBIGUOUS and decimal is None:
         mark = "." if "." in number else ","
         raise ValueError(
-            f"{text!r:.60} is ambiguous: {number.replace(mark, '')}, or {number.replace(',', '.')};"
+            f"{quoted(text)} is ambiguous: {number.replace(mark, '')}, or {number.replace(',', '.')};"
             " give --decimal . or --decimal ,"
         )
     used = decimal or (shown.value if shown in (DecimalSeparator.POINT, DecimalSeparator.COMMA) else ".")
-    return tokens, _strict(number, used, text)
+    return _strict(number, used, text)
 
 
+@lru_cache(maxsize=65_536)
 def _written(text: str) -> _Written:
     bare = _SPACES.sub(" ", text).replace("’", "'").replace("´", "'").strip()
     between = _BETWEEN.fullmatch(bare)
@@ -116,7 +133,9 @@ def _written(text: str) -> _Written:
 
 
 def _not_an_amount(text: str) -> ValueError:
-    return ValueError(f"{text!r:.60} is not an amount; expected a number such as 12.99")
+    return ValueError(
+        f"{quoted(text)} is not an amount; expected a number such as 12.99; correct it, or leave the cell empty"
+    )
 
 
 def _separator_of(number: str) -> DecimalSeparator:
@@ -150,7 +169,7 @@ def _strict(number: str, decimal: str, text: str) -> Decimal:
                     return parse_decimal(f"{whole or '0'}{decimal}{fraction or '0'}", locale=locale, strict=True)
                 except NumberFormatError:
                     continue
-    raise ValueError(f"{text!r:.60} is not an amount with the decimal separator {decimal!r}")
+    raise ValueError(f"{quoted(text)} is not an amount with the decimal separator {decimal!r}")
 
 
 def _minor(amount: Decimal, text: str, currency: str) -> int:
@@ -158,9 +177,9 @@ def _minor(amount: Decimal, text: str, currency: str) -> int:
     minor = amount.scaleb(digits)
     whole = minor.to_integral_value()
     if minor != whole and not _is_float_error(amount, minor - whole):
-        raise ValueError(f"{str(text)!r:.60} has more decimals than {currency}, which has {digits}")
+        raise ValueError(f"{quoted(text)} has more decimals than {currency}, which has {digits}")
     if whole > _MAX_MINOR:
-        raise ValueError(f"{str(text)!r:.60} is larger than any price")
+        raise ValueError(f"{quoted(text)} is larger than any price")
     return int(whole)
 
 

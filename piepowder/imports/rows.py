@@ -12,15 +12,17 @@ BLANKS: Final = " \t\r\n\u00a0\u3000"
 
 
 class Number(str):
-    """A number of a typed source, with a decimal point and without thousands separators; `sign` is the currency sign
-    of its cell's format."""
+    """A number of a typed source, with a decimal point and without thousands separators. `sign` is the currency sign of
+    its cell's format, and `shown_as` a format that shows another text than the number; both may be empty."""
 
-    __slots__ = ("sign",)
+    __slots__ = ("shown_as", "sign")
     sign: str
+    shown_as: str
 
-    def __new__(cls, text: str, sign: str = "") -> "Number":
+    def __new__(cls, text: str, sign: str = "", shown_as: str = "") -> "Number":
         number = super().__new__(cls, text)
         number.sign = sign
+        number.shown_as = shown_as
         return number
 
 
@@ -36,10 +38,24 @@ class UnknownValue(str):
     __slots__ = ()
 
 
+class SeveralValues(str):
+    """The values of a name that a record has more than once, with a line for each."""
+
+    __slots__ = ()
+
+
+def quoted(text: str, longest: int = 60) -> str:
+    """A text in quotation marks. It is shortened inside them, so that similar messages can be recognized."""
+    return repr(str(text) if len(text) <= longest else f"{text[:longest]}…")
+
+
 def uncertainty(cell: str) -> str:
-    """The reason why a cell is not the text that its author wrote; empty if it is."""
+    """The reason why a cell is not one text that its author wrote; empty if it is."""
     if isinstance(cell, UnknownValue):
         return str(cell)
+    if isinstance(cell, SeveralValues):
+        first, second = cell.split("\n")[:2]
+        return f"there are several values, such as {quoted(first)} and {quoted(second)}; export only one"
     is_date = isinstance(cell, DateText)
     return f"{cell!s:.60} is a date, which the spreadsheet made of another text; write it as text" if is_date else ""
 
@@ -109,14 +125,25 @@ class RecordTable:
     refusal.
     """
 
-    unit = "item"
-
-    def __init__(self, read: Callable[[], Iterator[tuple[int, NamedCells] | Refusal]], notes: Sequence[Note]) -> None:
+    def __init__(
+        self, read: Callable[[], Iterator[tuple[int, NamedCells] | Refusal]], notes: Sequence[Note], unit: str = "item"
+    ) -> None:
         self._read = read
+        self.unit = unit
         self._notes = list(notes)
-        names = (name for record in read() if not isinstance(record, Refusal) for name in record[1])
-        self._columns = {name: at for at, name in enumerate(dict.fromkeys(names))}
+        self._columns: dict[str, int] = {}
+        self.first_refusal: Refusal | None = None
+        for record in read():
+            if isinstance(record, Refusal):
+                self.first_refusal = self.first_refusal or record
+                continue
+            for name in record[1]:
+                self._columns.setdefault(name, len(self._columns))
         self.header: Sequence[str] = list(self._columns)
+
+    def add_note(self, note: Note) -> None:
+        """State a part of the interpretation that the records show."""
+        self._notes.append(note)
 
     def notes(self) -> list[Note]:
         return self._notes
@@ -135,4 +162,4 @@ class RecordTable:
 
 def _joined(texts: Sequence[str]) -> str:
     unknown = next((text for text in texts if isinstance(text, UnknownValue)), None)
-    return "\n".join(texts) if unknown is None else unknown
+    return SeveralValues("\n".join(texts)) if unknown is None else unknown

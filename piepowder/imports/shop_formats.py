@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Final, NamedTuple, TypeAlias
 from unicodedata import normalize
 
-from piepowder.imports.rows import Refusal, TableRow
+from piepowder.imports.rows import Refusal, TableRow, quoted
 
 _SEPARATORS: Final = re.compile(r"[\W_]+")
 Rows: TypeAlias = Iterable[TableRow | Refusal]
@@ -72,7 +72,7 @@ def _shopify_product(names: Sequence[str], group: Sequence[TableRow]) -> Iterato
     if not first.cells[title].strip():
         for row in group:
             yield Refusal(
-                row.number, 0, f"the row with the title of {row.cells[handle]!r:.60} is not directly before it"
+                row.number, 0, f"the row with the title of {quoted(row.cells[handle])} is not directly before it"
             )
         return
     pictures = [picture for row in group for at in images if (picture := row.cells[at].strip())]

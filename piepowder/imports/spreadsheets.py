@@ -21,22 +21,29 @@ from piepowder.imports.columns import FoundHeader, find_header
 from piepowder.imports.feeds import local_name
 from piepowder.imports.file_options import FileOptions
 from piepowder.imports.files import InputFile
-from piepowder.imports.rows import BLANKS, DateText, Note, Number, Refusal, TableRow, UnknownValue
+from piepowder.imports.rows import BLANKS, DateText, Note, Number, Refusal, TableRow, UnknownValue, quoted
 from shared.runtime.user_errors import UserError
 
 _ERRORS: Final = (python_calamine.CalamineError, zipfile.BadZipFile, ParseError, DefusedXmlException, KeyError, OSError)
 _SAMPLE_ROWS: Final = 40
 _RELATION: Final = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+_LAST_ROW: Final = re.compile(r"([0-9]+)$")
 _REFERENCE: Final = re.compile(r"([A-Z]+)[0-9]+")
-_ZEROS: Final = re.compile(r"0{2,40}")
+_PLACES: Final = re.compile(r'"([^"]*)"|\\(.)|([- ()/.:+])|([0#])')
+_QUOTED: Final = re.compile(r'"[^"]*"|\\.')
+_LONGEST_FORMAT: Final = 100
+_TEXT_IN_FORMAT: Final = re.compile(r'"[^"]*\w[^"]*"|\\\w')
+_CURRENCY_FORMATS: Final = ("5", "6", "7", "8", "42", "44")  # without a code in the file, they are those of ECMA-376
 _FORMAT_SIGN: Final = re.compile(r'\[\$([^\]-]+)(?:-[0-9A-Fa-f]+)?\]|"([^"]+)"|\\(.)|([$€£¥₹₩₽₺])')
 
 
 class _Format(NamedTuple):
-    """The part of a number format that changes the value: its width in digits, or its currency sign."""
+    """The part of a number format that changes the value: the code of a format with texts and places for digits, its
+    currency sign, or the code of a format that shows another text in an unknown way."""
 
-    digits: int = 0
+    places: str = ""
     sign: str = ""
+    shown_as: str = ""
 
 
 class SpreadsheetTable:
@@ -52,13 +59,23 @@ class SpreadsheetTable:
         self._name = self._chosen(options.sheet)
         self._sheet = self._sheet_named(self._name)
         self._formats = self._read_formats()
+        self._hidden_rows = self._merged = self._header_number = 0
         self._header = self._find_header(options)
+        self._header_number = self._header.number
         self.header: Sequence[str] = self._header.names
 
     def notes(self) -> list[Note]:
         notes = [Note("sheet", f"{self._name!r} of an XLSX workbook")]
         if self._header.number > 1:
             notes.append(Note("left out", f"{self._header.number - 1} rows before the header"))
+        if self._hidden_rows:
+            notes.append(
+                Note("hidden", f"{self._hidden_rows:,} rows are hidden in the workbook, and read like the others")
+            )
+        if self._merged:
+            notes.append(
+                Note("merged", f"{self._merged:,} merged ranges below the header; their text is in one cell only")
+            )
         return notes
 
     def rows(self) -> Iterator[TableRow | Refusal]:
@@ -69,7 +86,7 @@ class SpreadsheetTable:
             extra = [cell for cell in cells[width:] if cell.strip(BLANKS)]
             texts = [*cells[:width], *[""] * (width - len(cells))]
             if extra:
-                yield Refusal(number, 0, f"the row has a cell ({extra[0]!r:.40}) in a column without a name")
+                yield Refusal(number, 0, f"the row has a cell ({quoted(extra[0], 40)}) in a column without a name")
             elif any(cell.strip(BLANKS) or isinstance(cell, UnknownValue) for cell in texts):
                 yield TableRow(number, texts)
 
@@ -102,7 +119,8 @@ class SpreadsheetTable:
         header = find_header(rows, options)
         if header is None:
             raise UserError(
-                f"The sheet {self._name!r} of {self._source.name} is empty.", "Choose another with --sheet."
+                f"The sheet {self._name!r} of {self._source.name} has no row with the names of columns.",
+                "Add it, or choose another with --sheet.",
             )
         return header
 
@@ -122,15 +140,22 @@ class SpreadsheetTable:
                     if 0 <= column - start[1] < len(cells):
                         cells[column - start[1]] = _marked(cells[column - start[1]], mark)
             yield number, cells
+        for _ in marks:  # merged ranges are listed behind the rows
+            pass
 
     def _marked_cells(self) -> Iterator[tuple[int, dict[int, "UnknownValue | _Format"]]]:
         """Cells with an unknown value or a format: the numbers of their rows, and the cells by column from 0."""
         with self._damage(), self._zip.open(self._part_of_sheet()) as xml:
-            number = 0
+            number = self._hidden_rows = self._merged = 0
             for _, element in iterparse(xml, events=("end",)):
-                if local_name(element.tag) != "row":
+                name = local_name(element.tag)
+                if name == "mergeCell":
+                    last = _LAST_ROW.search(element.get("ref", ""))
+                    self._merged += last is not None and int(last[1]) > self._header_number
+                if name != "row":
                     continue
                 number = int(element.get("r") or number + 1)
+                self._hidden_rows += element.get("hidden") in ("1", "true")
                 marks: dict[int, UnknownValue | _Format] = {}
                 column = -1
                 for cell in element:
@@ -171,7 +196,8 @@ class SpreadsheetTable:
         with self._damage(), self._zip.open("xl/styles.xml") as xml:
             root = _root(xml)
         formats = (element for element in root.iter() if local_name(element.tag) == "numFmt")
-        codes = {element.get("numFmtId"): element.get("formatCode", "") for element in formats}
+        codes: dict[Any, str] = dict.fromkeys(_CURRENCY_FORMATS, '"$"0')
+        codes |= {element.get("numFmtId"): element.get("formatCode", "") for element in formats}
         styles: list[Any] = next((list(element) for element in root if local_name(element.tag) == "cellXfs"), [])
         known = ((number, _format(codes.get(style.get("numFmtId"), ""))) for number, style in enumerate(styles))
         return {str(number): form for number, form in known if form != _Format()}
@@ -199,15 +225,18 @@ def _root(xml: IO[bytes]) -> Element:
 
 
 def _format(code: str) -> _Format:
-    """The meaning of a number format: `00000` has five digits, `#,##0.00 "€"` a currency sign."""
-    if _ZEROS.fullmatch(code):
-        return _Format(digits=len(code))
+    """The meaning of a number format: `00000` has five places, `#,##0.00 "€"` a currency sign."""
     positive = code.split(";", maxsplit=1)[0]
     for groups in _FORMAT_SIGN.findall(positive):
         sign = next((text.strip() for text in groups if text.strip()), "")
         if sign and currencies.named(sign):
             return _Format(sign=sign)
-    return _Format()
+    places = "".join(place for *_, place in _PLACES.findall(positive))
+    has_text = _TEXT_IN_FORMAT.search(positive) is not None
+    is_simple = not _PLACES.sub("", positive) and "." not in _QUOTED.sub("", positive)
+    if places and is_simple and len(positive) <= _LONGEST_FORMAT and (has_text or len(places) > 1 or "\\" in positive):
+        return _Format(places=positive)
+    return _Format(shown_as=positive) if has_text else _Format()
 
 
 def _text(value: Any) -> str:
@@ -230,9 +259,26 @@ def _marked(text: str, mark: "UnknownValue | _Format") -> str:
         return mark
     if not isinstance(text, Number):
         return text
-    if mark.digits:
-        return text.zfill(mark.digits) if text.isdigit() else text
-    return Number(text, mark.sign)
+    if mark.places and text.isdigit():
+        return _in_places(text, mark.places)
+    return Number(text, mark.sign, mark.places or mark.shown_as)
+
+
+def _in_places(digits: str, places: str) -> str:
+    """A whole number in a format with texts and places for digits: 7 in `"SKU-"0000` is `SKU-0007`."""
+    parts = [(literal, place) for *literals, place in _PLACES.findall(places) for literal in ["".join(literals)]]
+    left = list(digits.zfill(sum(place == "0" for _, place in parts)))
+    shown: list[str] = []
+    many = sum(bool(place) for _, place in parts)
+    for literal, place in reversed(parts):
+        many -= bool(place)
+        if place and many == 0:
+            shown.append("".join(left))
+        elif place:
+            shown.append(left.pop() if left else "")
+        else:
+            shown.append(literal)
+    return "".join(reversed(shown))
 
 
 def _column(letters: str) -> int:

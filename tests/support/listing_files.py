@@ -59,7 +59,8 @@ def imported(folder: Path, content: bytes | str, options: FileOptions = SHOP, na
 
 
 class Cell(NamedTuple):
-    """A cell of a workbook as XML: its type, style (1: a date, 2: `00000`, 3: euros), formula and stored value."""
+    """A cell of a workbook as XML: its type, style (1: a date, 2: `00000`, 3: euros, 4 and 5:
+    places with texts, 6: a built-in currency, 7: a text and thousands), formula and stored value."""
 
     value: str | None = None
     kind: str = "n"
@@ -71,9 +72,12 @@ CellValue: TypeAlias = str | float | bool | Cell | None
 _NAMESPACE: Final = "http://schemas.openxmlformats.org"
 _RELATIONS: Final = f"{_NAMESPACE}/officeDocument/2006/relationships"
 _STYLES: Final = (
-    '<numFmts count="2"><numFmt numFmtId="170" formatCode="00000"/>'
+    '<numFmts count="5"><numFmt numFmtId="172" formatCode="&quot;SKU-&quot;0000"/>'
+    '<numFmt numFmtId="173" formatCode="000\\-0000"/><numFmt numFmtId="174" formatCode="&quot;No. &quot;#,##0"/>'
+    '<numFmt numFmtId="170" formatCode="00000"/>'
     '<numFmt numFmtId="171" formatCode="#,##0.00\\ [$€-407]"/></numFmts>'
-    '<cellXfs count="4"><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="170"/><xf numFmtId="171"/></cellXfs>'
+    '<cellXfs count="8"><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="170"/><xf numFmtId="171"/>'
+    '<xf numFmtId="172"/><xf numFmtId="173"/><xf numFmtId="7"/><xf numFmtId="174"/></cellXfs>'
 )
 
 

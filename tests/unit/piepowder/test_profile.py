@@ -253,7 +253,7 @@ def test_each_command_calls_the_deployment_of_its_profile(
 
     monkeypatch.setattr(options, "Api", partial(Api, transport=httpx.MockTransport(respond)))
     monkeypatch.chdir(tmp_path)
-    CliRunner().invoke(app, [*words, "--profile", str(file)], input='{"id": "1"}\n')
+    CliRunner().invoke(app, [*words, "--profile", str(file)], input='{"platform": "a", "kind": "product"}\n')
     assert asked in {str(call.url).partition("?")[0] for call in calls}
     assert {call.headers["authorization"] for call in calls} == {"Bearer file-key"}
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from piepowder.client import Api, ApiError, problem_text
-from piepowder.imports.rows import Listing, Refusal
+from piepowder.imports.rows import Listing, Refusal, quoted
 from piepowder.submit import ItemSubmitter
 from piepowder.tally import RefusalGroups
 from shared.runtime.user_errors import UserError
@@ -86,6 +86,23 @@ def test_similar_refusals_are_one_group_with_a_count_and_the_first_as_example() 
 
     assert groups.count == 1_292
     assert [(group.count, group.example.number) for group in groups.largest()] == [(1_290, 1), (1, 7), (1, 8)]
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        "price: {} is not an amount",
+        "title: {} and {} differ",
+        "the item's id is {}, the seller's is {}",
+        "/gtin: wrong (given: {}",
+    ],
+)
+def test_texts_of_any_length_and_with_any_mark_are_one_group(detail: str) -> None:
+    groups = RefusalGroups()
+    for text in ("a", "it's", 'an 8" knife', """both ' and " """, "back\\slash\\", "x" * 90 + "'", "long text " * 30):
+        groups.add(Refusal(1, 0, detail.format(quoted(text), quoted(f"{text}."))))
+    groups.add(Refusal(1, 0, "price: 'on request'"))
+    assert [group.count for group in groups.largest()] == [7, 1]
 
 
 async def test_a_lenient_submission_repeats_a_refused_line_without_its_faulty_fields_and_keeps_the_order() -> None:

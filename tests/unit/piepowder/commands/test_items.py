@@ -99,7 +99,7 @@ def test_a_wrong_option_is_refused_before_the_file_is_read(tmp_path: Path, optio
 
 def test_a_dry_run_says_that_only_intake_checks_items_in_json(tmp_path: Path) -> None:
     table = submit(tmp_path, b"id;title\n1;a\n", "--dry-run")
-    items = submit(tmp_path, b'{"platform":"a","id":"1"}\n{"platform":"a","id":7}\n', "--dry-run")
+    items = submit(tmp_path, b'{"platform":"a","kind":"b","id":"1"}\n{"platform":"a","kind":7}\n', "--dry-run")
 
     assert "Intake checks them again, and may refuse more." in table.output
     assert "Nothing was sent: 2 listings can be sent; refused 0." in items.output

@@ -83,7 +83,7 @@ def test_two_other_columns_with_one_name_keep_both_cells(tmp_path: Path) -> None
 
 
 def test_the_name_of_an_attribute_keeps_letters_of_all_scripts(tmp_path: Path) -> None:
-    item = imported(tmp_path, "id;Größe (cm);サイズ;\n1;12;L;\n", GERMAN).item
+    item = imported(tmp_path, "id;title;Größe (cm);サイズ;\n1;a;12;L;\n", GERMAN).item
     assert item["attributes"] == {"größe_cm": "12", "サイズ": "L"}
 
 
@@ -98,6 +98,86 @@ def test_without_an_id_the_rows_are_numbered_only_on_request(tmp_path: Path) -> 
 def test_rows_of_data_without_a_header_are_not_taken_for_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"No column name .* is known"):
         imported(tmp_path, "Lamp;12\nTable;13\n", FileOptions(platform="shop", number_rows=True))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "TITOLO,DESCRIZIONE,PREZZO,CURRENCY_CODE,IMMAGINE1,SKU\nCoppa,Testo,55.00,EUR,https://e.example/1.jpg,S1\n",
+        "ID,Type,UGS,Nom,Tarif\n1,simple,s,Lampe,12\n",
+        "Preis;Artikelnummer;Name des Artikels\n5;1;Lampe\n",
+    ],
+)
+@pytest.mark.parametrize("number_rows", [False, True])
+def test_a_table_whose_texts_are_not_known_is_refused(tmp_path: Path, content: str, number_rows: bool) -> None:
+    with pytest.raises(UserError, match=r"is known.*; its columns are .*--map title=COLUMN\."):
+        imported(tmp_path, content, FileOptions(platform="shop", number_rows=number_rows))
+
+
+def test_usual_fields_without_a_column_are_stated(tmp_path: Path) -> None:
+    found = imported(tmp_path, "id,Description,Nom,Tarif\n1,a,b,c\n")
+    assert found.notes["no column"] == "title, media, price (if a column has it, name it: --map title=COLUMN)"
+    assert "no column" not in imported(tmp_path, "id,title\n1,a\n").notes
+
+
+def test_the_word_artikel_is_a_title_and_no_id(tmp_path: Path) -> None:
+    item = imported(tmp_path, "Artikelnummer;Artikel\n1;Lampe\n").item
+    assert (item["id"], item["title"]) == ("1", "Lampe")
+    with pytest.raises(UserError, match="--map id=COLUMN"):
+        imported(tmp_path, "Artikel;Beschreibung\nLampe;rot\n")
+
+
+@pytest.mark.parametrize("header", ["Price ($)", "Price $", "$ Price", "Price US$", "Price (USD)", "USD Price"])
+def test_a_currency_in_the_name_of_the_price_column_is_not_replaced_by_that_of_the_market(
+    tmp_path: Path, header: str
+) -> None:
+    content = f"id,title,{header}\n1,Lamp,12.99\n"
+    assert imported(tmp_path, content).item["price"] == {"amount_minor": 1299, "currency": "USD"}
+    german = imported(tmp_path, content, GERMAN)
+    if "US" in header:
+        assert german.item["price"] == {"amount_minor": 1299, "currency": "USD"}
+    else:
+        assert "'$' is the sign of USD, AUD" in german.refusal
+
+
+@pytest.mark.parametrize(("header", "refusal"), [("Betrag ($)", "sign of USD"), ("Betrag (kr)", "sign of SEK")])
+def test_a_sign_in_the_name_of_a_mapped_price_column_counts_too(tmp_path: Path, header: str, refusal: str) -> None:
+    options = FileOptions(platform="shop", markets=["DE"], mapping={"price": header})
+    assert refusal in imported(tmp_path, f"id,title,{header}\n1,Lamp,12.99\n", options).refusal
+
+
+def test_the_currency_column_of_a_german_etsy_export_is_known(tmp_path: Path) -> None:
+    item = imported(tmp_path, "TITEL,PREIS,WÄHRUNGSCODE,ARTIKELNUMMER\nLampe,12.50,EUR,S1\n").item
+    assert item["price"] == {"amount_minor": 1250, "currency": "EUR"}
+
+
+def test_an_unknown_column_of_currencies_must_be_used_or_overruled(tmp_path: Path) -> None:
+    content = "id,title,price,Cur Of Price\n1,Lamp,12.99,EUR\n2,Cup,5,\n"
+    with pytest.raises(UserError, match=r"'Cur Of Price' .*\(such as EUR\).*--map currency='Cur Of Price', or "):
+        imported(tmp_path, content)
+    mapped = imported(tmp_path, content, FileOptions(platform="shop", mapping={"currency": "Cur Of Price"}))
+    stated = imported(tmp_path, content, FileOptions(platform="shop", currency="GBP"))
+    assert [item["price"]["currency"] for item in mapped.items] == ["EUR", "USD"]
+    assert [item["price"]["currency"] for item in stated.items] == ["GBP", "GBP"]
+    other = imported(tmp_path, "id,title,price,spoken,size\n1,a,5,fr,ALL\n2,b,5,rs,XL\n")
+    assert len(other.items) == 2
+
+
+def test_a_currency_column_may_have_signs(tmp_path: Path) -> None:
+    found = imported(tmp_path, "id,price,currency\n1,5,€\n2,5,Euro\n3,5,US$\n4,5,eur\n5,5,XAU\n6,$5,€\n", GERMAN)
+    assert [item["price"]["currency"] for item in found.items] == ["EUR", "EUR", "USD", "EUR"]
+    assert [refusal.detail for refusal in found.refusals] == [
+        "currency (column 'currency'): 'XAU' is not a currency; write its code (ISO 4217), such as EUR",
+        "price (column 'price'): '$' contradicts the currency € of its column",
+    ]
+
+
+def test_an_item_that_is_too_large_names_its_longest_columns(tmp_path: Path) -> None:
+    header = ",".join(f"c{n}" for n in range(60))
+    cells = ",".join("x" * (4_000 + n) for n in range(60))
+    assert imported(tmp_path, f"id,title,text,{header}\n1,a,{'y' * 49_000},{cells}\n").refusal.endswith(
+        "bytes; at most 262,144 are allowed; shorten or remove the longest cells ('text', 'c59', 'c58')"
+    )
 
 
 def test_empty_cells_are_left_out_and_a_missing_id_refuses_the_line(tmp_path: Path) -> None:
@@ -117,7 +197,7 @@ def test_a_seller_needs_an_id_and_its_other_cells_are_not_lost(tmp_path: Path) -
     found = imported(tmp_path, "id,seller,seller_name,seller_country\n1,s1,Max,de\n2,,Max,\n")
     assert found.items[0]["seller"] == {"id": "s1", "name": "Max", "country": "DE"}
     assert found.items[1]["attributes"] == {"seller_name": "Max"}
-    assert imported(tmp_path, "id,seller_name\n1,Max\n").item["attributes"] == {"seller_name": "Max"}
+    assert imported(tmp_path, "id,title,seller_name\n1,a,Max\n").item["attributes"] == {"seller_name": "Max"}
 
 
 FAULTS = {

@@ -9,7 +9,7 @@ import pytest
 
 from piepowder.imports.file_options import FileOptions
 from shared.runtime.user_errors import UserError
-from tests.support.listing_files import SHOP, imported
+from tests.support.listing_files import GERMAN, SHOP, imported
 
 
 def test_a_quoted_cell_of_several_lines_is_one_cell(tmp_path: Path) -> None:
@@ -29,6 +29,91 @@ def test_no_line_of_a_quoted_description_becomes_a_listing(tmp_path: Path, lines
         assert [item["id"] for item in found.items] == ["1", "2"]
         assert found.items[0]["text"] == text
     assert found.lines[-1].number == lines + 2
+
+
+FORGED_HEADERS = ["id;sku;title;text", "id|sku|title|text", "id#sku#title#text", "id\tsku\ttitle\ttext"]
+
+
+@pytest.mark.parametrize("forged", FORGED_HEADERS)
+def test_no_cell_is_evidence_for_the_header_or_the_delimiter(tmp_path: Path, forged: str) -> None:
+    row = forged.replace("id", "F1").replace("text", "y")
+    one_line = imported(tmp_path, f"id,title\n1,{forged}\n2,{row}\n3,Vase\n")
+    assert [(item["id"], item["title"]) for item in one_line.items] == [("1", forged), ("2", row), ("3", "Vase")]
+    quoted = imported(tmp_path, f'id,title,description\n1,Lamp,"x\n{forged}\n{row}"\n2,Vase,z\n')
+    assert [(item["id"], item["text"]) for item in quoted.items] == [("1", f"x\n{forged}\n{row}"), ("2", "z")]
+    assert not [*one_line.refusals, *quoted.refusals]
+
+
+def test_a_comma_in_a_cell_of_a_semicolon_file_is_no_evidence(tmp_path: Path) -> None:
+    found = imported(tmp_path, "id;title\n1;id,sku,title,text,price\n2;F1,s,Forged,y,5\n")
+    assert [item["title"] for item in found.items] == ["id,sku,title,text,price", "F1,s,Forged,y,5"]
+
+
+@pytest.mark.parametrize("known", ["SKU;Nombre;Titel", "Código;Nombre;Precio"])
+def test_a_row_that_looks_like_a_header_is_not_one(tmp_path: Path, known: str) -> None:
+    first = known.split(";")
+    options = FileOptions(platform="shop", mapping={"id": first[0], "title": "Nombre"})
+    found = imported(tmp_path, f"{known}\nA0;Silla;4\nid;title;price\nA1;Lampara;5\n", options)
+    assert [(item["id"], item["title"]) for item in found.items] == [
+        ("A0", "Silla"),
+        ("id", "title"),
+        ("A1", "Lampara"),
+    ]
+    assert "left out" not in found.notes
+
+
+def test_a_header_without_a_known_name_is_not_replaced_by_a_later_row(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its columns are Código, Nombre, Precio"):
+        imported(tmp_path, "Código;Nombre;Precio\nA0;Silla;4,00\nid;title;price\nA1;Lampara;5,00\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("title;price,id\n1;2,3\n", r"comma, semicolon"),
+        ("title\nLamp\nid;title;text\nF1;Forged;y\n", r"comma, semicolon, pipe, number sign, tab"),
+        ("Artikel\nid;title;price\n1;Lamp;5\n", r"comma, semicolon, pipe, number sign, tab"),
+    ],
+)
+def test_a_first_row_with_several_readings_is_refused_with_the_option_that_decides(
+    tmp_path: Path, content: str, names: str
+) -> None:
+    with pytest.raises(UserError, match=rf"line 1\) can be read with several delimiters \({names}\)\. Give the --deli"):
+        imported(tmp_path, content, FileOptions(platform="shop", number_rows=True))
+
+
+def test_a_table_of_one_column_is_read_if_no_row_has_a_delimiter_or_it_is_stated(tmp_path: Path) -> None:
+    options = FileOptions(platform="shop", number_rows=True, delimiter=";")
+    assert [item["title"] for item in imported(tmp_path, "title\nLamp, red\n", options).items] == ["Lamp, red"]
+    assert imported(tmp_path, "id\n1\n").item["id"] == "1"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Export of my shop, 2026\n",
+        "Shop export;;\nGenerated;2026-01-01;\n",
+        "Shop;North\n\nExport, 2026\n",
+        "#INFO;Version=0.0.2;\n#INFO;x;\n",
+    ],
+)
+def test_narrower_rows_before_the_header_are_left_out(tmp_path: Path, before: str) -> None:
+    assert imported(tmp_path, f"{before}id;title;price\n1;Lamp;2,50\n", GERMAN).item["title"] == "Lamp"
+
+
+def test_a_table_drawn_with_characters_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a table drawn with characters: line 2 is a rule\. Export"):
+        imported(tmp_path, "| id | title |\n| --- | :---: |\n| 1 | a |\n")
+
+
+def test_a_header_with_another_line_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Line 1 .* line end of another kind"):
+        imported(tmp_path, "id,ti\rtle\n1,a\nid,title\n2,b\n")
+
+
+def test_a_line_end_of_another_kind_beside_a_quoted_cell_is_named_as_the_fault(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"row of line 2 .*than the file \(CR LF\).*Save the file with one kind"):
+        imported(tmp_path, 'id,title\r\n1,"a"\n2,"b"\r\n')
 
 
 def test_random_texts_are_stored_character_by_character(tmp_path: Path) -> None:
@@ -51,7 +136,7 @@ def test_random_texts_are_stored_character_by_character(tmp_path: Path) -> None:
     [
         ('id,title\n1,"open,x\n2,a\n', "row of line 2 is not closed before the end"),
         ('id,title\n1,"Lamp "Brass", old\nx-1,Forged\n"\n', "in line 2 of .* are not those of RFC 4180"),
-        ('id,title,text\n1,a\rb,"c\nx-1,Forged,y\n"d"\n2,d,e\n', "are not those of RFC 4180"),
+        ('id,title,text\n1,a\rb,"c\nx-1,Forged,y\n"d"\n2,d,e\n', "start of the next row is therefore uncertain"),
     ],
 )
 def test_a_file_with_faulty_quotation_marks_is_refused_before_anything_is_sent(
@@ -88,7 +173,7 @@ def test_lines_before_the_header_are_left_out_and_reported(tmp_path: Path) -> No
 
 
 def test_a_header_with_one_known_name_is_found_below_titles(tmp_path: Path) -> None:
-    item = imported(tmp_path, "My export;;\n;;\nid;foo;bar\n1;2;3\n").item
+    item = imported(tmp_path, "My export;;;\n;;;\nid;foo;bar;image\n1;2;3;\n").item
     assert (item["id"], item["attributes"]) == ("1", {"foo": "2", "bar": "3"})
 
 
@@ -149,21 +234,55 @@ def test_an_inline_picture_is_named_and_the_next_row_is_read(tmp_path: Path) -> 
         ('id\ttitle\n1\t"Lamp, oak"\n2\t"5"" pipe"\n3\tplain\n', ["Lamp, oak", '5" pipe', "plain"]),
         ('"id"\t"title"\n"1"\t"Lamp"\n', ["Lamp"]),
         ('id\ttitle\n1\t"a\nx-1\tForged\nb"\n', ["a\nx-1\tForged\nb"]),
+        ('id\ttitle\n1\t5" pipe\n2\t"6 inch"\n', ['5" pipe', '"6 inch"']),
+        ('id\ttitle\tbrand\n1\t"Lamp"\tx\n2\t"Cup"\ty\n', ["Lamp", "Cup"]),
+        ('id\ttitle\n1\t""\n2\tb\n', [None, "b"]),
     ],
 )
-def test_a_tab_separated_file_is_quoted_or_not_as_a_whole(tmp_path: Path, content: str, titles: list[str]) -> None:
-    assert [item["title"] for item in imported(tmp_path, content).items] == titles
+def test_a_tab_separated_file_is_quoted_or_not_as_a_whole(
+    tmp_path: Path, content: str, titles: list[str | None]
+) -> None:
+    assert [item.get("title") for item in imported(tmp_path, content).items] == titles
 
 
 @pytest.mark.parametrize(
     "content",
-    ['id\ttitle\n1\t"15 inch\n2\tcable"\n', 'id\ttitle\n1\t"15 inch\n2\tcable\n', 'id\ttitle\n1\t"a "b" x\n2\tc\n'],
+    [
+        'id\ttitle\n1\t"15 inch\n2\tcable"\n',
+        'id\ttitle\n1\t"15 inch\n2\tcable\n',
+        'id\ttitle\n1\t"a "b" x\n2\tc\n',
+        'id\ttitle\n1\t5" pipe\n2\t"6"" pipe"\n',
+        'item-name\tseller-sku\tprice\n"19"" screen, black"\tS1\t1\nLamp\tS2\t2\n',
+        'item-name\tseller-sku\tprice\n"Lamp, red"\tS1\t1\nLamp\tS2\t2\n',
+        'item-name\tseller-sku\tprice\n"a\tS1\t1\nb"\tS2\t2\n',
+        'id\ttitle\tbrand\n1\t"Best"\tx\n2\t"Cup"\t"y"\n',
+    ],
 )
 def test_uncertain_quotation_marks_of_a_tab_separated_file_must_be_decided(tmp_path: Path, content: str) -> None:
     with pytest.raises(UserError, match="--quoting rfc4180 or --quoting none") as refused:
         imported(tmp_path, content)
     assert str(refused.value).endswith(".")
     assert len(imported(tmp_path, content, FileOptions(platform="shop", quoting="none")).items) == 2
+
+
+def test_a_report_of_a_format_without_quoting_that_was_saved_again_creates_no_row(tmp_path: Path) -> None:
+    content = 'item-name\titem-description\tseller-sku\tprice\nLamp\t"a\nForged\tx\tF1\t1.00\nb"\tS1\t2.00\n'
+    item = imported(tmp_path, content).item
+    assert (item["id"], item["title"], item["text"]) == ("S1", "Lamp", "a\nForged\tx\tF1\t1.00\nb")
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "  ", "\u00a0"])
+@pytest.mark.parametrize(
+    "row", ['1,{}"Lamp\n9,Forged,x\nend",y', '1,{}"""Lamp\n9,Forged,x\n""",y', '1,a\rb,{}"c\n9,F,x\nend"']
+)
+def test_white_space_before_a_quotation_mark_creates_no_row(tmp_path: Path, blank: str, row: str) -> None:
+    with pytest.raises(UserError, match=r"row of line 2 .*white space is before the quotation mark.*--quoting none"):
+        imported(tmp_path, f"id,title,description\n{row.format(blank)}\n2,Vase,z\n")
+
+
+def test_white_space_and_marks_inside_a_quoted_cell_are_its_text(tmp_path: Path) -> None:
+    item = imported(tmp_path, 'id,title,text\n1," ""Lamp""","a, ""b"", c, "\n').item
+    assert (item["title"], item["text"]) == ('"Lamp"', 'a, "b", c,')
 
 
 def test_a_cell_above_the_limit_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.rows import Refusal
+from piepowder.imports.rows import Listing, Refusal
 from shared.runtime.user_errors import UserError
 from tests.support.listing_files import imported
 
@@ -72,7 +72,7 @@ def test_a_few_lines_that_are_not_utf_8_are_refused_and_the_others_are_read(tmp_
     found = imported(tmp_path, content)
 
     assert [item["title"] for item in found.items] == ["Küche", "Töpfe", "Öl"]
-    assert found.refusals == [(4, 0, "column 'title': the byte 0xFC is not valid in the encoding of the file")]
+    assert found.refusals == [(4, 0, "title (column 'title'): the byte 0xFC is not valid in the encoding of the file")]
     assert found.notes["encoding"] == "UTF-8; the bytes of line 4 are not, so these are refused"
 
 
@@ -87,6 +87,51 @@ def test_a_character_that_a_stated_encoding_does_not_have_refuses_its_row(tmp_pa
         "title (column 'title'): control character U+0080 at 6",
         "title (column 'title'): control character U+0081 at 0",
     ]
+
+
+def test_a_byte_that_the_encoding_does_not_have_is_omitted_if_lenient(tmp_path: Path) -> None:
+    content = "id,title,image,price,note,seller_name\n1,Küche,,5,,\n2,Öl,,5,".encode() + b"\xff,\xfe\n"
+    content += b"3,K\xfc,https://e.example/\xfc.jpg,\xfc5,x,\n" + "4,Öl,,5,,\n".encode() * 2
+    found = imported(tmp_path, content, FileOptions(platform="shop", lenient=True))
+    assert [item.get("title") for item in found.items] == ["Küche", "Öl", None, "Öl", "Öl"]
+    assert [[one.field for one in line.omitted] for line in found.lines if isinstance(line, Listing)] == [
+        [],
+        ["attributes.note", "attributes.seller_name"],
+        ["title", "price", "media"],
+        [],
+        [],
+    ]
+    refused = imported(tmp_path, content)
+    assert [refusal.detail for refusal in refused.refusals] == [
+        "attribute note: the byte 0xFF is not valid in the encoding of the file",
+        "title (column 'title'): the byte 0xFC is not valid in the encoding of the file",
+    ]
+
+
+@pytest.mark.parametrize(
+    "encoding", ["punycode", "idna", "unicode_escape", "raw_unicode_escape", "utf-7", "hz", "undefined", "rot13"]
+)
+def test_an_encoding_in_which_a_text_can_contain_a_line_end_is_refused(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(UserError, match=r"is not an encoding\. Give one such as utf-8"):
+        imported(tmp_path, "id,title\n1,a\\n9\\u000a\n", FileOptions(platform="shop", encoding=encoding))
+
+
+def test_a_fault_of_the_mapping_names_a_guessed_encoding_as_a_possible_cause(tmp_path: Path) -> None:
+    content = "コントロールカラム,商品名,価格\n1,包丁,1980\n".encode("shift_jis")
+    with pytest.raises(
+        UserError, match=r"encoding is a guess: \w+\. If this text is wrong, give .* --encoding\."
+    ) as raised:
+        imported(tmp_path, content)
+    assert raised.value.what.startswith("No column of")
+    assert raised.value.lines
+
+
+def test_a_guess_shows_a_line_that_it_spoils(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_bytes("id,title\n1,Ü\n".encode() + "2,Größe\n".encode("cp1252"))
+    with open_import(str(path), FileOptions(platform="shop")) as listings:
+        assert listings.guess is not None
+        assert listings.guess.samples == ("line 3: 2,Größe", "line 2: 1,Ăś (valid UTF-8: 1,Ü)")
 
 
 def test_a_truncated_utf_16_file_is_refused_with_a_sentence(tmp_path: Path) -> None:
@@ -105,4 +150,4 @@ def test_most_lines_decide_for_utf_8_and_a_guess_shows_also_a_line_that_is_valid
     path.write_bytes(b"\n".join([b"id;title", *utf_8[:2], *other]))
     with open_import(str(path), FileOptions(platform="shop")) as listings:
         assert listings.guess is not None
-        assert listings.guess.samples == ("line 4: 3;Größe", "line 2: 0;KĂĽche")
+        assert listings.guess.samples == ("line 4: 3;Größe", "line 2: 0;KĂĽche (valid UTF-8: 0;Küche)")

@@ -14,7 +14,7 @@ STATED: dict[str, Any] = {
     "markets": ["DE"],
     "currency": "EUR",
     "language": "de",
-    "mapping": {"title": "x|brand|y"},
+    "mapping": {"title": "x|brand|title"},
     "delimiter": "|",
     "encoding": "latin-1",
     "decimal": ",",
@@ -31,7 +31,7 @@ NOT_STATED = {
 
 @pytest.mark.parametrize("option", STATED)
 def test_an_option_that_changes_the_items_is_stated(tmp_path: Path, option: str) -> None:
-    content = "id;price;x|brand|y\n1;5;c|d|e\n"
+    content = "id;image;price;x|brand|title\n1;;5;c|d|e\n"
     default = imported(tmp_path, content, FileOptions(platform="shop", number_rows=True))
     found = imported(
         tmp_path, content, FileOptions(**{"platform": "shop", "number_rows": True, option: STATED[option]})

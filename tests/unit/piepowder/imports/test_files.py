@@ -53,12 +53,15 @@ def archive(*names: str) -> bytes:
         (compressed(b"id,title\n1,a\n" * 500)[:-20], "cannot be decompressed"),
         ("[{}]".encode("utf-16"), "JSON in UTF-16"),
         ('{"id": 1}\n{"id": 2}\n'.encode("utf-16"), "JSON in UTF-16"),
-        (b"[1, 2]", "elements are not objects"),
+        (b"[1, 2]", "not a JSON object"),
         (b"[]", "empty JSON array"),
         (b'[{"platform": "a"},', "not valid JSON"),
         (b'{"products": [{"id": 1}]}', r"jq -c '\.products\[\]' FILE"),
         (b'{\n  "products": [\n    {"id": 1}\n  ]\n}\n', r"jq -c '\.products\[\]' FILE"),
-        (b"title,price\na,1\n", "--map id=COLUMN.*--id row"),
+        (b"title,price\na,1\n", r"--map id=COLUMN.*--id row, or correct the --delimiter\.$"),
+        (workbook({"A": [["title", "price"], ["a", 1]]}), r"--map id=COLUMN.*--id row\.$"),
+        (b"<rss><channel><item><title>a</title></item></channel></rss>", r"--map id=COLUMN.*--id row\.$"),
+        ('<?xml version="1.0"?><rss/>'.encode("utf-32"), r"is XML in UTF-32\. Save it as UTF-8"),
     ],
 )
 def test_an_unusable_file_is_identified_with_its_remedy(tmp_path: Path, content: bytes, sentence: str) -> None:
@@ -77,6 +80,8 @@ def test_an_unusable_file_is_identified_with_its_remedy(tmp_path: Path, content:
         (workbook({"A": [["id", "title"], [1, "a"]]}), "named-wrongly.csv"),
         (b"\xef\xbb\xbfid,title\n1,a\n", "f.txt"),
         (b'[{"sku": 1, "name": "a"}]', "f.json"),
+        (b'\n[ {"sku": 1, "name": "a"}]', "f.ndjson"),
+        (b"[id],title\n1,a\n", "f.csv"),
     ],
 )
 def test_the_content_decides_and_not_the_name(tmp_path: Path, content: bytes, name: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from piepowder.imports.file_options import FileOptions
 from piepowder.imports.listing_import import open_import
-from piepowder.imports.rows import Listing
+from piepowder.imports.rows import Listing, Refusal
+from piepowder.tally import RefusalGroups
 from tests.support.listing_files import SHOP, imported
 
 
@@ -38,16 +39,17 @@ def test_texts_that_deny_a_gtin_are_reported(tmp_path: Path) -> None:
 
 def test_the_interpretation_and_the_first_listings_are_known_before_anything_is_sent(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
-    path.write_text("id;Preis;x\n1;1.299,90 €;a\n2;12;b\n3;;\n4;;\n", encoding="utf-8")
+    path.write_text("id;Preis;x;Titel\n1;1.299,90 €;a;\n2;12;b;\n3;;;\n4;;;\n", encoding="utf-8")
     with open_import(str(path), FileOptions(platform="laden", markets=["DE"])) as listings:
         assert listings.listings == 4
         assert [msgspec.json.decode(line.body)["id"] for line in listings.examples] == ["1", "2", "3"]
-        assert dict(listings.mapping) == {"id": "id", "price": "Preis", "attributes": "x"}
+        assert dict(listings.mapping) == {"id": "id", "title": "Titel", "price": "Preis", "attributes": "x"}
         notes = {note.name: note.text for note in listings.notes}
     assert notes == {
         "encoding": "UTF-8",
         "delimiter": "semicolon",
         "quoting": "RFC 4180",
+        "no column": "text, media (if a column has it, name it: --map text=COLUMN)",
         "decimal separator": "comma: 1 prices show it, none the other",
         "currency": "the sign or code in the cell, else that of the market",
         "platform": "laden",
@@ -63,6 +65,39 @@ def test_standard_input_is_read_again_from_a_private_copy(tmp_path: Path, monkey
         with open_import("-", SHOP) as listings:
             assert len(list(listings.read())) == len(list(listings.read())) == 1
             assert listings.name == "standard input"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "id",
+        "version",
+        "language",
+        "category",
+        "gtin",
+        "price",
+        "currency",
+        "markets",
+        "media",
+        "seller.id",
+        "seller.country",
+    ],
+)
+def test_refusals_for_long_values_differ_only_in_their_quoted_texts(tmp_path: Path, field: str) -> None:
+    values = [
+        f"not a {field} in any language\t, at https://shop.example // {n} it's" + " long text" * 20 for n in "abc"
+    ]
+    names = list(dict.fromkeys(["id", "seller.id", "price", field]))
+    rows = [names, *([value if name == field else "1" for name in names] for value in values)]
+    path = tmp_path / "f.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    groups = RefusalGroups()
+    with open_import(str(path), FileOptions(mapping={name: name for name in names})) as listings:
+        for line in listings.read():
+            assert isinstance(line, Refusal)
+            groups.add(line)
+    assert [group.count for group in groups.largest()] == [3]
 
 
 def large_file(path: Path, rows: int) -> None:

@@ -89,7 +89,7 @@ REFUSED = [
 
 
 def read(text: str, market: str = "US", decimal: str | None = None, default: str = "") -> Price:
-    return read_price(text, "", (market,), decimal, default)
+    return read_price(text, "", (market,), lambda _: decimal, default)
 
 
 @pytest.mark.parametrize(("text", "market", "minor", "currency"), CERTAIN)
@@ -125,9 +125,9 @@ def test_a_sign_of_several_currencies_takes_the_default_only_if_it_is_one_of_the
 
 
 def test_the_currency_of_a_column_is_not_contradicted() -> None:
-    assert read_price("$5", "CAD", ("US",), None, "USD") == (500, "CAD")
+    assert read_price("$5", "CAD", ("US",), lambda _: None, "USD") == (500, "CAD")
     with pytest.raises(ValueError, match="contradicts the currency EUR"):
-        read_price("$5", "EUR", ("US",), None, "USD")
+        read_price("$5", "EUR", ("US",), lambda _: None, "USD")
 
 
 def test_a_number_of_a_workbook_is_never_ambiguous_and_a_date_is_no_price() -> None:
@@ -136,15 +136,17 @@ def test_a_number_of_a_workbook_is_never_ambiguous_and_a_date_is_no_price() -> N
     assert read(Number("12.5", "€"), "US") == (1250, "EUR")
     with pytest.raises(ValueError, match="is a date"):
         read(DateText("2026-05-12"))
+    with pytest.raises(ValueError, match="'1e99999999999999999999' is not a price"):
+        read(Number("1e99999999999999999999"))
 
 
 def test_the_column_as_a_whole_decides_an_ambiguous_price_and_says_so(tmp_path: Path) -> None:
-    found = imported(tmp_path, "id;price\n1;1.500\n2;12,50\n", FileOptions(platform="s", markets=["DE"]))
+    found = imported(tmp_path, "id;price\n1;1.500\n2;12,50\n3;3,5\n", FileOptions(platform="s", markets=["DE"]))
 
-    assert [item["price"]["amount_minor"] for item in found.items] == [150_000, 1_250]
+    assert [item["price"]["amount_minor"] for item in found.items] == [150_000, 1_250, 350]
     assert (
         found.notes["decimal separator"]
-        == "comma: 1 prices show it, none the other; so 1 ambiguous ones are read with it"
+        == "comma: 2 prices show it, none the other; so 1 ambiguous ones are read with it"
     )
 
 
@@ -154,3 +156,39 @@ def test_a_column_with_both_decimal_separators_decides_nothing(tmp_path: Path) -
     assert [item["price"]["amount_minor"] for item in found.items] == [1_250, 1_250]
     assert "ambiguous" in found.refusals[0].detail
     assert found.notes["decimal separator"] == "point and comma, as each price shows; 1 ambiguous ones are refused"
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        (["US$ 4.99", "US$ 3.50"], "of another currency"),
+        (["4.99 bad", "3.75 XAF", "3.999 bad"], "refused themselves"),
+        (["4,50 €"], "only one"),
+    ],
+)
+def test_prices_that_do_not_decide_leave_an_ambiguous_one_refused(
+    tmp_path: Path, others: list[str], reason: str
+) -> None:
+    rows = "".join(f"{n};{price}\n" for n, price in enumerate(["1.500 EUR", *others]))
+    found = imported(tmp_path, f"id;price\n{rows}", FileOptions(platform="s", markets=["DE"]))
+    assert found.refusals[0].detail.startswith("price (column 'price'): '1.500 EUR' is ambiguous"), reason
+
+
+def test_each_currency_decides_its_own_prices(tmp_path: Path) -> None:
+    prices = ["1.500 EUR", "2,50 EUR", "3,50 EUR", "US$ 2,500", "US$ 2.50", "US$ 3.50"]
+    rows = "".join(f"{n};{price}\n" for n, price in enumerate(prices))
+    found = imported(tmp_path, f"id;price\n{rows}", FileOptions(platform="s"))
+    assert [item["price"]["amount_minor"] for item in found.items] == [150_000, 250, 350, 250_000, 250, 350]
+    assert found.notes["decimal separator"] == (
+        "EUR: comma: 2 prices show it, none the other; so 1 ambiguous ones are read with it;"
+        " USD: point: 2 prices show it, none the other; so 1 ambiguous ones are read with it"
+    )
+
+
+def test_one_outlier_decides_nothing(tmp_path: Path) -> None:
+    found = imported(tmp_path, "id,title,price\n1,a,1.500\n2,b,2.300\n3,c,4.5\n")
+    assert [item["id"] for item in found.items] == ["3"]
+    assert found.notes["decimal separator"] == (
+        "point: 1 prices show it, none the other; 2 ambiguous ones are refused, because one price does not decide"
+        " (--decimal)"
+    )

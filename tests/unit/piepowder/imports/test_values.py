@@ -1,10 +1,12 @@
 """One meaning has one spelling, and the values are those that intake accepts."""
 
+import re
+
 import msgspec
 import pytest
 
 from piepowder.imports import values
-from piepowder.imports.rows import DateText, Number
+from piepowder.imports.rows import DateText, Number, UnknownValue
 from services.intake.items.domain.posts import MAX_BODY_BYTES
 from services.intake.items.handlers import ItemIntake
 from shared.validation import codes
@@ -25,6 +27,8 @@ from tests.support.intake_items import ANYONE, NOW, item_intake
         ("00036000291452", "036000291452"),
         ("96385074", "96385074"),
         ("00000096385074", "96385074"),
+        ("4006381333931.0", "4006381333931"),
+        ("Doesn’t apply", None),
         ("Does not apply", None),
         ("DOES  NOT APPLY", None),
         ("N/A", None),
@@ -53,6 +57,15 @@ def test_a_gtin_has_one_form_and_a_text_that_denies_it_is_none(text: str, gtin: 
 def test_a_faulty_gtin_is_refused_with_its_fault(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         values.gtin(text)
+
+
+@pytest.mark.parametrize("text", ["٤٠٠٦٣٨١٣٣٣٩", "12345", "B000051ZOA"])
+def test_zeros_are_suspected_only_before_digits_that_may_be_a_gtin(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a GTIN") as refused:
+        values.gtin(text)
+    assert str(refused.value) == (
+        f"{text!r} is not a GTIN: expected 8, 12, 13 or 14 digits (0 to 9); correct it, or leave the cell empty"
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,10 +103,73 @@ def test_urls_are_separated_and_their_own_commas_are_kept(cell: str, found: list
     assert values.media([cell]) == found
 
 
-@pytest.mark.parametrize("cell", ["a.jpg, b.jpg", "//img.example/a.jpg", f"{A}, b.jpg", "data:image/png;base64,AAAA"])
-def test_a_cell_with_another_text_than_urls_is_refused(cell: str) -> None:
-    with pytest.raises(ValueError, match=r"http|inline picture"):
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "https://proxy.example/fetch/https://img.example/a.jpg",
+        "https://proxy.example/?u=https://img.example/a.jpg,b",
+        "https://img.example/a.jpg,w_300",
+        "https://img.example//a//b.jpg",
+    ],
+)
+def test_a_url_inside_a_path_or_query_is_part_of_it(cell: str) -> None:
+    assert values.media([cell]) == [cell]
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("a.jpg, b.jpg", "'a.jpg, b.jpg' is not an http:// or https:// URL; give the URL of the picture"),
+        ("//img.example/a.jpg", "'//img.example/a.jpg' is not an http:// or https:// URL; give the URL of the picture"),
+        ("https://", "'https://' is not an http:// or https:// URL; give the URL of the picture"),
+        (
+            "data:image/png;base64,AAAA",
+            "'data:image/png;base64,AAAA' is an inline picture; give the URL of the picture",
+        ),
+        (
+            "https://e.com/a b.jpg",
+            "'https://e.com/a b.jpg' has white space at 15; write it as %20, and each URL from its https://",
+        ),
+        (
+            f"{A}, b.jpg",
+            f"'{A}, b.jpg' has white space at 26; write it as %20, and each URL from its https://",
+        ),
+        (Number("5"), "'5' is not an http:// or https:// URL; give the URL of the picture"),
+        (UnknownValue("it is a list of objects"), "it is a list of objects"),
+        (f"{A}?{'x' * 2_100}", f"'{A}?{'x' * 34}…' has 2,126 characters; at most 2,048 are allowed"),
+    ],
+)
+def test_a_cell_with_another_text_than_urls_is_refused_with_its_fault(cell: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
         values.media([cell])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        f"{A}^{B}",
+        f"{A}::{B}",
+        f"{A}\\n{B}",
+        f"{A}{B}",
+        f"{A}?v=1^{B}?v=2",
+        f"{A},//cdn.example/b.jpg",
+        f"{A},b.jpg",
+        f"{A};b.PNG?v=1",
+        f"{B},{A}|c.webp",
+        f"{A}+{B}",
+    ],
+)
+def test_a_text_that_may_be_several_urls_is_refused(cell: str) -> None:
+    with pytest.raises(ValueError, match="may be several URLs; write each with https://"):
+        values.media([cell])
+
+
+@pytest.mark.parametrize(
+    "url", [f"https://p.example/fetch/w_300,h_2/{A}", f"https://p.example/?u={A}", f"{A}?v=1,2", A]
+)
+def test_an_address_in_the_path_of_a_proxy_or_in_a_query_is_part_of_the_url(url: str) -> None:
+    assert values.media([url]) == [url]
+    assert values.media([f"{url},{B}"]) == list(dict.fromkeys([url, B]))
 
 
 def test_an_id_keeps_its_zeros_and_a_damaged_one_is_refused() -> None:
