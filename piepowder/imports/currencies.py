@@ -44,6 +44,13 @@ def codes() -> frozenset[str]:
     return frozenset(currency.alpha_3 for currency in pycountry.currencies) - _NO_MONEY
 
 
+def code(text: str) -> str:
+    """A currency (ISO 4217); raises ValueError for another text."""
+    if text.upper() not in codes():
+        raise ValueError(f"{text!r:.40} is not a currency code (ISO 4217)")
+    return text.upper()
+
+
 def checked(text: str) -> str:
     """The sign or code of a currency; raises ValueError for another text."""
     if not named(text):

@@ -328,7 +328,8 @@ class _Lines:
 def _records(name: str, lines: _Lines, delimiter: str, quoting: _Quoting) -> Iterator[tuple[int, list[str]] | Refusal]:
     """The records with the numbers of their first lines; raises `UserError` when quotation marks are faulty."""
     reader = csv.reader(lines, delimiter=delimiter, **quoting.arguments)
-    spaced_marks = [f'{blank}"' for blank in " \t\u00a0\u3000" if blank != delimiter]
+    blanks = BLANKS.replace(delimiter, "").replace("\r", "").replace("\n", "")
+    spaced_mark = re.compile(rf'(?:^|{re.escape(delimiter)})[{blanks}]+"').search
     while True:
         start = lines.number + 1
         lines.taken.clear()
@@ -342,7 +343,7 @@ def _records(name: str, lines: _Lines, delimiter: str, quoting: _Quoting) -> Ite
             _skip_record(name, start, lines, delimiter, quoting)
             cells = []
             yield Refusal(start, 0, "the row has a line end of another kind than the file, outside of quotation marks")
-        if quoting is _RFC and any(mark in line for line in lines.taken for mark in spaced_marks):
+        if quoting is _RFC and any(map(spaced_mark, lines.taken)):
             _check_spaced_marks(name, start, "".join(lines.taken), delimiter)
         if cells:
             yield start, cells

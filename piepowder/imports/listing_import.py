@@ -111,7 +111,7 @@ def _read_file(source: InputFile, options: FileOptions, progress: Callable[[], N
             raise
         raise UserError(
             f"{error.what} {source.name} is not UTF-8, and its encoding is a guess: {guess.name}.",
-            f"If this text is wrong, give the encoding with --encoding. {error.what_to_do}",
+            f"{error.what_to_do} Or, if the text below is wrong, give the encoding with --encoding.",
             guess.samples,
         ) from error
 

@@ -90,7 +90,8 @@ def gtin(text: str) -> str | None:
     if is_no_gtin(text):
         return None
     digits = text if text.isdigit() else ean.compact(protected(text.removeprefix("'")))
-    digits = _WITH_POINT.sub(r"\1", digits)
+    if "." in digits:
+        digits = _WITH_POINT.sub(r"\1", digits)
     if _SHORTENED.fullmatch(digits):
         raise ValueError(f"{digits!r} was shortened by a spreadsheet; format its column as text and export it again")
     if not (digits.isascii() and digits.isdigit()) or len(digits) not in (8, 12, 13, 14):
