@@ -25,11 +25,14 @@ from piepowder.imports.json_files import Items
 from piepowder.imports.money import DecimalSeparator, shown_separator
 from piepowder.imports.repeated_ids import counting_ids
 from piepowder.imports.rows import BLANKS, Listing, Note, Number, Refusal, Table, TableRow, UnknownValue, quoted
-from piepowder.imports.shop_formats import ShopFormat, find_format
+from piepowder.imports.shop_formats import ShopFormat, find_format, gtin_type_column, is_gtin_type
 from piepowder.imports.spreadsheets import SpreadsheetTable
 from shared.runtime.user_errors import UserError
 
 _SHOWN: Final = 3
+_WITHOUT_VERSIONS: Final = (
+    "the one that arrives last is in force, except that a content that was sent before is not new; a version decides"
+)
 _PROGRESS_ROWS: Final = 2_000
 _LONGEST_CURRENCY: Final = 4
 _DECIDING_PRICES: Final = 2
@@ -125,7 +128,12 @@ class _Counts(NamedTuple):
 
 
 def _count(
-    rows: Iterable[_Read | Refusal], name_of: Callable[[_Read], str], unit: str, progress: Callable[[], None]
+    rows: Iterable[_Read | Refusal],
+    name_of: Callable[[_Read], str],
+    unit: str,
+    progress: Callable[[], None],
+    *,
+    has_versions: bool,
 ) -> _Counts:
     """Count rows or listings, and the names that occur more than once; an empty name is none."""
     total = refused = 0
@@ -143,7 +151,8 @@ def _count(
     many, occur = ("ids", "occur") if repeated.ids > 1 else ("id", "occurs")
     first, second = repeated.numbers
     example = f"{quoted(repeated.example, 80)} ({unit} {first:,} and {second:,})"
-    text = f"{repeated.ids:,} {many} {occur} more than once, such as {example}; a later one is the newer version"
+    rule = "the one with the largest version is in force" if has_versions else _WITHOUT_VERSIONS
+    text = f"{repeated.ids:,} {many} {occur} more than once, such as {example}; {rule}"
     return _Counts(total, refused, [Note("repeated", text)])
 
 
@@ -153,7 +162,11 @@ def _examples(listings: Iterable[Listing | Refusal]) -> list[Listing]:
 
 def _of_items(source: InputFile, items: Items, options: FileOptions, progress: Callable[[], None]) -> ListingImport:
     counts = _count(
-        items.listings(), lambda listing: json_files.subject_and_version(listing.body), items.unit, progress
+        items.listings(),
+        lambda listing: json_files.subject_and_version(listing.body),
+        items.unit,
+        progress,
+        has_versions=False,
     )
     return ListingImport(
         source=source,
@@ -179,8 +192,9 @@ def _of_table(
     is_delimited = isinstance(table, DelimitedTable)
     mapping = map_columns(source.name, table.header, options, shop, is_delimited=is_delimited)
     rows = _Rows(table, shop)
-    survey = _Survey(mapping, options)
-    counts = _count(rows, survey.add, table.unit, progress)
+    survey = _Survey(mapping, table.header, options)
+    has_versions = mapping.column("version") is not None
+    counts = _count(rows, survey.add, table.unit, progress, has_versions=has_versions)
     if not counts.listings:
         raise UserError(f"{source.name} has a header, but no row.", "Name a file with at least one item.")
     platform = options.platform or default_platform(source.stem)
@@ -273,7 +287,7 @@ def _stripped(row: TableRow) -> list[str]:
 class _Survey:
     """Counts over all rows that decide how cells are read: decimal separators of prices, words for "no GTIN", ids."""
 
-    def __init__(self, mapping: ColumnMapping, options: FileOptions) -> None:
+    def __init__(self, mapping: ColumnMapping, header: Sequence[str], options: FileOptions) -> None:
         self._id = mapping.column("id")
         self._price = mapping.column("price")
         self._gtin = mapping.column("gtin")
@@ -286,6 +300,8 @@ class _Survey:
         has_prices = self._price is not None and not is_stated
         self._currencies = dict.fromkeys(mapping.attributes if has_prices else (), "")
         self._no_gtin: Counter[str] = Counter()
+        self._gtin_type = gtin_type_column(header, self._gtin)
+        self._of_other_type = 0
         self._numeric_ids = 0
         self._no_id = 0
 
@@ -298,7 +314,9 @@ class _Survey:
                 self._add_currencies(cells)
         if self._gtin is not None:
             gtin = cells[self._gtin]
-            if gtin and not gtin[0].isdigit() and values.is_no_gtin(gtin.strip(BLANKS)):
+            if gtin and self._gtin_type is not None and not is_gtin_type(cells[self._gtin_type]):
+                self._of_other_type += 1
+            elif gtin and not gtin[0].isdigit() and values.is_no_gtin(gtin.strip(BLANKS)):
                 self._no_gtin[gtin.strip(BLANKS)] += 1
         if self._id is None:
             return ""
@@ -358,6 +376,9 @@ class _Survey:
         if self._no_gtin:
             some = ", ".join(repr(text) for text, _ in self._no_gtin.most_common(3))
             notes.append(Note("no GTIN", f"{self._no_gtin.total():,} cells say so ({some})"))
+        if self._gtin_type is not None and self._of_other_type:
+            reason = f"another type, as {header[self._gtin_type]!r} says; they become attributes"
+            notes.append(Note("no GTIN", f"{self._of_other_type:,} cells are of {reason}"))
         if self._numeric_ids:
             notes.append(Note("ids", f"{self._numeric_ids:,} are numbers, written without separators"))
         if self._no_id:
@@ -400,12 +421,18 @@ def _about_separators(counts: Counter[DecimalSeparator]) -> str:
     unclear = counts[DecimalSeparator.AMBIGUOUS]
     shown = [mark for mark in (DecimalSeparator.POINT, DecimalSeparator.COMMA) if counts[mark]]
     if not shown:
-        return f"not decided: {unclear:,} prices are ambiguous and refused (--decimal)"
+        return f"not decided; {_ambiguous(unclear)} refused (--decimal)"
     if len(shown) > 1:
-        return "point and comma, as each price shows" + (f"; {unclear:,} ambiguous ones are refused" if unclear else "")
-    text = f"{_SEPARATOR_NAMES[shown[0].value]}: {counts[shown[0]]:,} prices show it, none the other"
+        return "point and comma, as each price shows" + (f"; {_ambiguous(unclear)} refused" if unclear else "")
+    count = counts[shown[0]]
+    shows = "price shows" if count == 1 else "prices show"
+    text = f"{_SEPARATOR_NAMES[shown[0].value]}: {count:,} {shows} it, none the other"
     if not unclear:
         return text
     if _decided(counts):
-        return f"{text}; so {unclear:,} ambiguous ones are read with it"
-    return f"{text}; {unclear:,} ambiguous ones are refused, because one price does not decide (--decimal)"
+        return f"{text}; so {_ambiguous(unclear)} read with it"
+    return f"{text}; {_ambiguous(unclear)} refused, because one price does not decide (--decimal)"
+
+
+def _ambiguous(count: int) -> str:
+    return f"{count:,} ambiguous {'one is' if count == 1 else 'ones are'}"

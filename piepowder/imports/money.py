@@ -48,10 +48,18 @@ class Price(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """The parts of a written price: signs and codes of a currency, and a number."""
+    """The parts of a written price: signs and codes of a currency, and a number.
+
+    `is_between`: the currency stands in place of the decimal separator (`12€99`), so the price shows none.
+    """
 
     tokens: tuple[str, ...]
     number: str
+    is_between: bool = False
+
+    @property
+    def shown(self) -> DecimalSeparator:
+        return DecimalSeparator.NONE if self.is_between else _separator_of(self.number)
 
 
 @lru_cache(maxsize=65_536)
@@ -63,7 +71,7 @@ def shown_separator(
     try:
         currency = currencies.resolve(_tokens(text), column, default, markets)
         plain = _PLAIN.fullmatch(text)
-        shown = _separator_of(_written(text).number if plain is None else text)
+        shown = _written(text).shown if plain is None else _separator_of(text)
         if shown is not DecimalSeparator.AMBIGUOUS:
             _minor(_read(text, None), text, currency)
     except ValueError:
@@ -105,8 +113,10 @@ def _read(text: str, decimal: str | None) -> Decimal:
     plain = _PLAIN.fullmatch(text)
     if plain is not None and (plain[1] is None or decimal in (None, plain[1])):
         return Decimal(text.replace(",", "."))
-    number = _written(text).number
-    shown = _separator_of(number)
+    written = _written(text)
+    number, shown = written.number, written.shown
+    if written.is_between:
+        return Decimal(number)
     if shown is DecimalSeparator.AMBIGUOUS and decimal is None:
         mark = "." if "." in number else ","
         raise ValueError(
@@ -122,7 +132,7 @@ def _written(text: str) -> _Written:
     bare = _SPACES.sub(" ", text).replace("’", "'").replace("´", "'").strip()
     between = _BETWEEN.fullmatch(bare)
     if between is not None and currencies.named(between["sign"]):
-        return _Written((between["sign"],), f"{between['whole']}.{between['fraction']}")
+        return _Written((between["sign"],), f"{between['whole']}.{between['fraction']}", is_between=True)
     found = _PRICE.fullmatch(bare)
     if found is None:
         raise _not_an_amount(text)

@@ -27,7 +27,7 @@ def test_a_dry_run_shows_the_mapping_the_interpretation_and_the_first_rows_and_s
         "3 listings",
         "encoding UTF-8",
         "delimiter semicolon",
-        "comma: 1 prices show it",
+        "comma: 1 price shows it",
         "← Artikelnummer",
         "← Bezeichnung",
         "1 id occurs more than once, such as '0012' (line 2 and 4)",

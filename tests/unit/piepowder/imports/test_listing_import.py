@@ -21,8 +21,26 @@ def test_repeated_ids_are_counted_with_an_example(tmp_path: Path) -> None:
     found = imported(tmp_path, f"id,title\n{rows}")
     assert len(found.items) == 34
     assert found.notes["repeated"] == (
-        "14 ids occur more than once, such as '0' (line 2 and 22); a later one is the newer version"
+        "14 ids occur more than once, such as '0' (line 2 and 22); the one that arrives last is in force,"
+        " except that a content that was sent before is not new; a version decides"
     )
+
+
+def test_with_a_version_column_the_largest_version_counts(tmp_path: Path) -> None:
+    found = imported(tmp_path, "id,title,version\n1,a,2\n1,b,1\n")
+    assert [item["version"] for item in found.items] == [2, 1]
+    assert found.notes["repeated"] == (
+        "1 id occurs more than once, such as '1' (line 2 and 3); the one with the largest version is in force"
+    )
+
+
+def test_product_ids_of_another_type_are_counted(tmp_path: Path) -> None:
+    rows = "L1\tS1\tLamp\t1\tB000000001\nL2\tS2\tVase\t4\t4006381333931\n"
+    header = "listing-id\tseller-sku\titem-name\tproduct-id-type\tproduct-id\n"
+    found = imported(tmp_path, f"{header}{rows}", name="report.txt")
+    assert [item.get("gtin") for item in found.items] == [None, "4006381333931"]
+    assert found.items[0]["attributes"]["product-id"] == "B000000001"
+    assert found.notes["no GTIN"] == "1 cells are of another type, as 'product-id-type' says; they become attributes"
 
 
 def test_repeated_items_of_ndjson_are_counted_by_subject_and_version(tmp_path: Path) -> None:
@@ -50,7 +68,7 @@ def test_the_interpretation_and_the_first_listings_are_known_before_anything_is_
         "delimiter": "semicolon",
         "quoting": "RFC 4180",
         "no column": "text, media (if a column has it, name it: --map text=COLUMN)",
-        "decimal separator": "comma: 1 prices show it, none the other",
+        "decimal separator": "comma: 1 price shows it, none the other",
         "currency": "the sign or code in the cell, else that of the market",
         "platform": "laden",
         "market": "DE",

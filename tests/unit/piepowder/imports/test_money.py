@@ -146,7 +146,7 @@ def test_the_column_as_a_whole_decides_an_ambiguous_price_and_says_so(tmp_path: 
     assert [item["price"]["amount_minor"] for item in found.items] == [150_000, 1_250, 350]
     assert (
         found.notes["decimal separator"]
-        == "comma: 2 prices show it, none the other; so 1 ambiguous ones are read with it"
+        == "comma: 2 prices show it, none the other; so 1 ambiguous one is read with it"
     )
 
 
@@ -155,7 +155,7 @@ def test_a_column_with_both_decimal_separators_decides_nothing(tmp_path: Path) -
 
     assert [item["price"]["amount_minor"] for item in found.items] == [1_250, 1_250]
     assert "ambiguous" in found.refusals[0].detail
-    assert found.notes["decimal separator"] == "point and comma, as each price shows; 1 ambiguous ones are refused"
+    assert found.notes["decimal separator"] == "point and comma, as each price shows; 1 ambiguous one is refused"
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,25 @@ def test_prices_that_do_not_decide_leave_an_ambiguous_one_refused(
     assert found.refusals[0].detail.startswith("price (column 'price'): '1.500 EUR' is ambiguous"), reason
 
 
+def test_a_currency_in_place_of_the_decimal_separator_shows_none_and_fits_every_other_price(tmp_path: Path) -> None:
+    rows = "id;price\n1;1.500\n2;12€99\n3;7€50\n"
+    found = imported(tmp_path, rows, FileOptions(platform="s", markets=["DE"]))
+    assert [item["price"]["amount_minor"] for item in found.items] == [1_299, 750]
+    assert found.refusals[0].detail.startswith("price (column 'price'): '1.500' is ambiguous")
+    rows = "id;price\n1;1.500 €\n2;12€99\n3;19,90 €\n4;5,5\n"
+    for decimal in (None, ","):
+        found = imported(tmp_path, rows, FileOptions(platform="s", markets=["DE"], decimal=decimal))
+        assert [item["price"]["amount_minor"] for item in found.items] == [150_000, 1_299, 1_990, 550]
+
+
 def test_each_currency_decides_its_own_prices(tmp_path: Path) -> None:
     prices = ["1.500 EUR", "2,50 EUR", "3,50 EUR", "US$ 2,500", "US$ 2.50", "US$ 3.50"]
     rows = "".join(f"{n};{price}\n" for n, price in enumerate(prices))
     found = imported(tmp_path, f"id;price\n{rows}", FileOptions(platform="s"))
     assert [item["price"]["amount_minor"] for item in found.items] == [150_000, 250, 350, 250_000, 250, 350]
     assert found.notes["decimal separator"] == (
-        "EUR: comma: 2 prices show it, none the other; so 1 ambiguous ones are read with it;"
-        " USD: point: 2 prices show it, none the other; so 1 ambiguous ones are read with it"
+        "EUR: comma: 2 prices show it, none the other; so 1 ambiguous one is read with it;"
+        " USD: point: 2 prices show it, none the other; so 1 ambiguous one is read with it"
     )
 
 
@@ -189,6 +200,6 @@ def test_one_outlier_decides_nothing(tmp_path: Path) -> None:
     found = imported(tmp_path, "id,title,price\n1,a,1.500\n2,b,2.300\n3,c,4.5\n")
     assert [item["id"] for item in found.items] == ["3"]
     assert found.notes["decimal separator"] == (
-        "point: 1 prices show it, none the other; 2 ambiguous ones are refused, because one price does not decide"
+        "point: 1 price shows it, none the other; 2 ambiguous ones are refused, because one price does not decide"
         " (--decimal)"
     )
