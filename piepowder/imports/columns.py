@@ -55,7 +55,7 @@ def find_header(rows: Sequence[tuple[int, list[str]]], options: FileOptions) -> 
         names = _trimmed(cells)
         known = _known_names(names, options)
         is_alone = sum(map(bool, names)) < 2
-        next_row = rows[at + 1][1] if at + 1 < len(rows) else names
+        next_row = rows[at + 1][1] if at + 1 < len(rows) else []
         is_as_wide = len(_trimmed(next_row)) <= len(names) <= len(next_row)
         if (known and not (is_alone and at)) or (is_as_wide and not is_alone):
             before = next((cell.strip() for _, row in rows[:at] for cell in row if cell.strip()), "")

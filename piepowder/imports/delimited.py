@@ -180,8 +180,10 @@ class DelimitedTable:
         shop = find_format(self.header)
         never_quotes = shop is not None and shop.unquoted_tabs
         marks = _MarksOfTabs(len(self.header))
-        for line in self._lines():
-            marks.add(line.rstrip("\r\n"))
+        lines = self._lines()
+        for line in lines:
+            if lines.number >= self._header.number:
+                marks.add(line.rstrip("\r\n"))
         if not marks.odd:
             decided = marks.quote_cells
             if decided is not None and not (decided and never_quotes and marks.enclosed and not marks.header_enclosed):
@@ -203,7 +205,9 @@ class DelimitedTable:
         """The fault of a tab-separated file with this quoting: faulty marks, or a row of another width."""
         try:
             for record in _records(self._source.name, self._lines(), "\t", quoting):
-                if not isinstance(record, Refusal) and len(record[1]) != len(self.header):
+                if isinstance(record, Refusal) or record[0] < self._header.number:
+                    continue
+                if len(record[1]) != len(self.header):
                     return UserError(
                         f"The row of line {record[0]:,} of {self._source.name} has {len(record[1])} cells, the header"
                         f" has {len(self.header)}, and the use of its quotation marks is uncertain.",

@@ -101,6 +101,11 @@ def test_narrower_rows_before_the_header_are_left_out(tmp_path: Path, before: st
     assert imported(tmp_path, f"{before}id;title;price\n1;Lamp;2,50\n", GERMAN).item["title"] == "Lamp"
 
 
+def test_a_row_before_a_quoted_header_is_left_out(tmp_path: Path) -> None:
+    item = imported(tmp_path, 'Shop export, 2026\n"id"#"title"\n"1"#"a, b"\n').item
+    assert (item["id"], item["title"]) == ("1", "a, b")
+
+
 def test_a_table_drawn_with_characters_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a table drawn with characters: line 2 is a rule\. Export"):
         imported(tmp_path, "| id | title |\n| --- | :---: |\n| 1 | a |\n")
@@ -263,6 +268,13 @@ def test_uncertain_quotation_marks_of_a_tab_separated_file_must_be_decided(tmp_p
         imported(tmp_path, content)
     assert str(refused.value).endswith(".")
     assert len(imported(tmp_path, content, FileOptions(platform="shop", quoting="none")).items) == 2
+
+
+def test_a_row_before_the_header_is_no_evidence_for_the_quoting_of_tabs(tmp_path: Path) -> None:
+    content = 'Export of my shop\nid\ttitle\n1\t"Lamp\nx-1\tForged"\n2\t"GoPro"\n'
+    with pytest.raises(UserError, match="Give --quoting"):
+        imported(tmp_path, content)
+    assert len(imported(tmp_path, content.replace("\tForged", ",Forged")).items) == 2
 
 
 def test_a_report_of_a_format_without_quoting_that_was_saved_again_creates_no_row(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_an_encoding_in_which_a_text_can_contain_a_line_end_is_refused(tmp_path:
 def test_a_fault_of_the_mapping_names_a_guessed_encoding_as_a_possible_cause(tmp_path: Path) -> None:
     content = "コントロールカラム,商品名,価格\n1,包丁,1980\n".encode("shift_jis")
     with pytest.raises(
-        UserError, match=r"encoding is a guess: \w+\..*if the text below is wrong, give .* --encoding\."
+        UserError, match=r"encoding is a guess: \w+\..* the text below is wrong, give .* --encoding\."
     ) as raised:
         imported(tmp_path, content)
     assert raised.value.what.startswith("No column of")
