@@ -35,8 +35,8 @@ def test_with_a_version_column_the_largest_version_counts(tmp_path: Path) -> Non
 
 
 def test_product_ids_of_another_type_are_counted(tmp_path: Path) -> None:
-    rows = "L1\tS1\tLamp\t1\tB000000001\nL2\tS2\tVase\t4\t4006381333931\n"
-    header = "listing-id\tseller-sku\titem-name\tproduct-id-type\tproduct-id\n"
+    rows = "S1\tLamp\t5.00\t1\tB000000001\nS2\tVase\t6.00\t4\t4006381333931\n"
+    header = "seller-sku\titem-name\tprice\tproduct-id-type\tproduct-id\n"
     found = imported(tmp_path, f"{header}{rows}", name="report.txt")
     assert [item.get("gtin") for item in found.items] == [None, "4006381333931"]
     assert found.items[0]["attributes"]["product-id"] == "B000000001"
