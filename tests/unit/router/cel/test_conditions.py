@@ -1,10 +1,12 @@
 """Conditions are rejected when they are compiled, not when an item is routed; an error never counts as "no match"."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 import pytest
 
+from services.router import metrics
 from services.router.cel.conditions import CelConditions
 from services.router.cel.variables import VARIABLES
 from services.router.domain.routing import InvalidConditions
@@ -184,3 +186,37 @@ def test_the_decoder_of_events_rejects_values_that_the_engines_would_read_differ
     for kind in (str, float):
         with pytest.raises(msgspec.DecodeError):
             msgspec.json.decode(text, type=kind)
+
+
+def fallbacks() -> dict[str, float]:
+    (family,) = metrics.CEL_FALLBACKS.collect()
+    return {one.labels["reason"]: one.value for one in family.samples if one.name.endswith("_total")}
+
+
+def test_an_evaluation_that_is_left_to_cel_because_of_an_item_is_counted_by_reason() -> None:
+    conditions = CelConditions([["price.minor > 5", 'attributes["colour"] == "red"', "links[0] == 'a'"]])
+    large = Money(amount_minor=2**62, currency="EUR")
+    before = fallbacks()
+    for item in (submitted(attributes={"colour": "red"}, links=["a"]), submitted(), submitted(price=large)):
+        conditions.evaluate(item, [])
+    increase = {reason: number - before[reason] for reason, number in fallbacks().items()}
+    assert increase == {"condition": 2, "number": 1, "function": 0}
+
+
+def test_cel_evaluates_an_item_for_which_the_function_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    conditions = CelConditions([["price.known", "title == 'a'"]])
+    monkeypatch.setattr(conditions, "_evaluate", lambda *_: 1 / 0)
+    before = fallbacks()
+    assert conditions.evaluate(submitted(title="a"), []) == ((False, True), {})
+    assert fallbacks()["function"] == before["function"] + 1
+
+
+def test_sets_compile_in_several_threads_at_once() -> None:
+    """A check compiles in a thread while a publication compiles in the event loop."""
+    sets = [[f"price.minor > {number}", f"title.contains('{number}')"] * 20 for number in range(40)]
+    with ThreadPoolExecutor(8) as threads:
+        compiled = list(threads.map(lambda conditions: CelConditions([conditions]), sets))
+    for number, conditions in enumerate(compiled):
+        price = Money(amount_minor=20, currency="EUR")
+        held, errors = conditions.evaluate(submitted(title=str(number), price=price), [])
+        assert (set(held[::2]), set(held[1::2]), errors) == ({number < 20}, {True}, {})
