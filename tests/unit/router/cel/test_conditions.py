@@ -220,3 +220,11 @@ def test_sets_compile_in_several_threads_at_once() -> None:
         price = Money(amount_minor=20, currency="EUR")
         held, errors = conditions.evaluate(submitted(title=str(number), price=price), [])
         assert (set(held[::2]), set(held[1::2]), errors) == ({number < 20}, {True}, {})
+
+
+def test_only_the_function_reads_a_text_beyond_a_nul() -> None:
+    """The binding of `cel-expr-python` ends a text at its first NUL. Intake rejects control characters in items."""
+    conditions = CelConditions([['title.contains("gun")', "title_length == 5"]])
+    item = submitted(title="a\0gun")
+    assert conditions.evaluate(item, []).held == (True, True)
+    assert conditions.evaluate_by_cel(item, []).held == (False, True)
