@@ -228,3 +228,18 @@ def test_only_the_function_reads_a_text_beyond_a_nul() -> None:
     item = submitted(title="a\0gun")
     assert conditions.evaluate(item, []).held == (True, True)
     assert conditions.evaluate_by_cel(item, []).held == (False, True)
+
+
+def test_a_set_can_have_more_text_than_cel_compiles_at_once() -> None:
+    fast = [
+        f'title == "{letter * 1_900}" || market_count == {n}'
+        for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz" * 3)
+    ]
+    slow = [condition.replace("title ", "title.trim() ") for condition in fast]
+    failing = 'attributes["a"] == "b"'
+    conditions = CelConditions([fast, slow, [failing, "true"]])
+    assert sum(map(len, fast)) > 100_000
+    expected = tuple(n == 1 for n in range(78)) * 2 + (False, True)
+    for evaluate in (conditions.evaluate, conditions.evaluate_by_cel):
+        held, errors = evaluate(submitted(), [])
+        assert (held, [*errors]) == (expected, [156])
