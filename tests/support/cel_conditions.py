@@ -29,7 +29,8 @@ _DECIMALS: Final = (-0.0, 0.0, 0.1, 0.3, 0.5, 0.7999999999999999, 0.8, 1.0, 5e-3
 _INTEGERS: Final = ("0", "1", "2", "3", "100", "1099511627776", "9223372036854775807", "-9223372036854775808", "-1")
 _FLOATS: Final = ("0.0", "0.5", ".8", "1e3", "4.50", "-0.3", "1.0E-3", "0.30000000000000004", "1e300", "1e400")
 
-text = st.sampled_from(TEXTS) | st.text(max_size=12)
+# without NUL: CEL reads a text of an item only up to it, and intake rejects it
+text = st.sampled_from(TEXTS) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 numbers = st.none() | st.sampled_from(_NUMBERS) | st.integers(-3, 2**63 - 1)
 decimal = st.sampled_from(_DECIMALS) | st.floats(0, 5)
 market = st.sampled_from(["DE", "FR", "US"])

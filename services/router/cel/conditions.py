@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
+from services.router import metrics
 from services.router.cel.engine import CelCondition, CelList
 from services.router.cel.program import program
 from services.router.cel.variables import VARIABLES, reader
@@ -16,6 +17,9 @@ from services.router.domain.routing import ConditionFault, Evaluation, InvalidCo
 from shared.contracts.events import ItemSubmitted
 
 _NO_ERRORS: Final[Mapping[int, str]] = {}
+_CONDITION_FALLBACKS: Final = metrics.CEL_FALLBACKS.labels("condition")
+_NUMBER_FALLBACKS: Final = metrics.CEL_FALLBACKS.labels("number")
+_FUNCTION_FALLBACKS: Final = metrics.CEL_FALLBACKS.labels("function")
 
 
 class CelConditions:
@@ -52,12 +56,16 @@ class CelConditions:
         try:
             evaluated = self._evaluate(submitted, terms, by_cel)
         except Exception:  # noqa: BLE001 - whatever it is, CEL has the result
-            evaluated = None
+            _FUNCTION_FALLBACKS.inc()
+            return self.evaluate_by_cel(submitted, terms)
         if evaluated is None:
+            _NUMBER_FALLBACKS.inc()
             return self.evaluate_by_cel(submitted, terms)
         held, failed = evaluated
         if not failed and not slow_errors:
             return Evaluation(held, _NO_ERRORS)
+        if failed:
+            _CONDITION_FALLBACKS.inc(len(failed))
         slow = [*self.slow]
         errors = {slow[index]: error for index, error in slow_errors.items()}
         results = [*held]

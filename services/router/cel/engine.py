@@ -5,7 +5,7 @@ caret under the position.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cel_expr_python import cel
@@ -23,6 +23,8 @@ _TYPES: Final = {
     "map(string, double)": cel.Type.Map(cel.Type.STRING, cel.Type.DOUBLE),
 }
 _DECLARED: Final = {name: _TYPES[variable.type] for name, variable in VARIABLES.items()}
+_MAX_LIST: Final = 50_000  # characters; CEL compiles at most 100,000
+
 _STRINGS_AND_COMMENTS: Final = re.compile(r"""//[^\n]*|[rRbB]{0,2}("{3}|'{3}|"|').*?(?<!\\)\1""", re.DOTALL)
 _MATCHES: Final = re.compile(r"\bmatches\s*\(")
 
@@ -58,29 +60,37 @@ class CelCondition:
 
 
 class CelList:
-    """Conditions that are evaluated together, as one list expression.
+    """Conditions that are evaluated together, as one list expression, or several if the text is too long for CEL.
 
-    A runtime error makes the whole list fail; that item is then evaluated again condition by condition, which separates
-    the failed conditions from the false ones.
+    A runtime error makes a whole list fail; its conditions are then evaluated again one by one, which separates the
+    failed conditions from the false ones.
     """
 
     def __init__(self, conditions: Sequence[CelCondition]) -> None:
-        self._each = conditions
-        self._list = _together(condition.text for condition in conditions)
-        self._expression = _ENVIRONMENT.compile(self._list)
+        self._lists: list[tuple[str, Any, list[CelCondition]]] = []
+        for part in _parts(conditions):
+            text = _together(condition.text for condition in part)
+            self._lists.append((text, _ENVIRONMENT.compile(text), part))
 
     def evaluate(self, bound: Mapping[str, object]) -> tuple[tuple[bool, ...], dict[int, str]]:
         """The result of each condition, and by index the error of those that cannot be evaluated (they are False)."""
-        held = _value(self._expression, bound)
-        if isinstance(held, list):
-            return tuple(held), {}
-        values = [condition.evaluate(bound) for condition in self._each]
-        errors = {index: value for index, value in enumerate(values) if isinstance(value, str)}
-        return tuple(value is True for value in values), errors
+        held: list[bool] = []
+        errors: dict[int, str] = {}
+        for _, expression, conditions in self._lists:
+            values = _value(expression, bound)
+            if not isinstance(values, list):
+                values = [condition.evaluate(bound) for condition in conditions]
+                errors |= {at: value for at, value in enumerate(values, len(held)) if isinstance(value, str)}
+            held += [value is True for value in values]
+        return tuple(held), errors
 
     def variables(self) -> list[str]:
-        """The variables in the conditions: without one of them, the list does not compile."""
-        return [name for name in VARIABLES if name in self._list and not _compiles_without(name, self._list)]
+        """The variables in the conditions: without one of them, a list does not compile."""
+        return [
+            name
+            for name in VARIABLES
+            if any(name in text and not _compiles_without(name, text) for text, _, _ in self._lists)
+        ]
 
 
 def _value(expression: Any, bound: Mapping[str, object]) -> object:
@@ -96,6 +106,20 @@ def _environment(variables: Mapping[str, Any]) -> Any:
 
 
 _ENVIRONMENT: Final = _environment(_DECLARED)
+
+
+def _parts(conditions: Sequence[CelCondition]) -> Iterator[list[CelCondition]]:
+    """The conditions in parts whose lists are short enough for CEL."""
+    part: list[CelCondition] = []
+    length = 0
+    for condition in conditions:
+        if part and length + len(condition.text) > _MAX_LIST:
+            yield part
+            part, length = [], 0
+        part.append(condition)
+        length += len(condition.text) + len("(\n), ")
+    if part:
+        yield part
 
 
 def _together(conditions: Iterable[str]) -> str:

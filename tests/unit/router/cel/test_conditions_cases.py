@@ -8,11 +8,10 @@ import msgspec
 import pytest
 
 from deploy.local import sample
+from services.router import policies as router_policies
 from services.router.cel.conditions import CelConditions
-from services.router.domain.publication import PolicySetContent
 from services.router.domain.routing import Evaluation, OperatingModel, PolicySet, route
 from services.router.policies import compile_policy_set
-from services.router.terms import Terms
 from shared.contracts.events import Item, ItemSubmitted, Money, OperatingModelPublished, PolicySetPublished, Region
 from tests.conftest import project_root
 from tests.support.router_samples import policies, rule, submitted
@@ -30,19 +29,20 @@ class ByCel(CelConditions):
 
 def policy_sets(published: PolicySetPublished) -> tuple[PolicySet, PolicySet]:
     """The set with both engines, and with CEL only."""
-    by_cel = ByCel([policy.when for policy in published.policies])
-    return compile_policy_set(published), PolicySet(
-        published, find_terms=Terms(published.terms).find, conditions=by_cel
-    )
+    both = compile_policy_set(published)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(router_policies, "CelConditions", ByCel)
+        return both, compile_policy_set(published)
 
 
 @cache
 def sample_rules() -> tuple[OperatingModel, PolicySetPublished]:
     regions = msgspec.yaml.decode((CONTROL / "operating-model.yaml").read_bytes(), type=dict[str, list[Region]])
-    content = msgspec.yaml.decode((CONTROL / "policies.yaml").read_bytes(), type=PolicySetContent)
+    content = msgspec.yaml.decode((CONTROL / "policies.yaml").read_bytes())
     model = OperatingModelPublished(id="om-1-sample", number=1, published_by="test", regions=regions["regions"])
-    fields = msgspec.structs.asdict(content)
-    return OperatingModel(model), PolicySetPublished(id="ps-1-sample", number=1, published_by="test", **fields)
+    lists = {name: one if isinstance(one, list) else one["phrases"] for name, one in content.pop("terms").items()}
+    stamp = {"id": "ps-1-sample", "number": 1, "published_by": "test"}
+    return OperatingModel(model), msgspec.convert({**stamp, "terms": lists, **content}, PolicySetPublished)
 
 
 def assert_same_cases(items: Iterator[ItemSubmitted], published: PolicySetPublished) -> int:

@@ -1,5 +1,6 @@
 """One function evaluates the conditions of a set; no text of a policy becomes code."""
 
+from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
@@ -137,3 +138,21 @@ def test_two_thousand_conditions_fit_into_one_function() -> None:
     held, failed = evaluated(one, scores={"s": 0.9})
     assert (held, failed) == ((True,) * 2_000, ())
     assert len(evaluated(one)[1]) == 2_000
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda inner: f"!({inner})",
+        lambda inner: f"({inner}) && price.known",
+        lambda inner: f"price.known || ({inner})",
+        lambda inner: f"price.known ? true : ({inner})",
+        lambda inner: f"({inner}) == true",
+    ],
+)
+def test_the_deepest_covered_conditions_compile(nest: Callable[[str], str]) -> None:
+    condition, deepest = "seller.known", ""
+    while not program([condition]).not_covered:
+        condition, deepest = nest(condition), condition
+    assert program([deepest]).evaluate(submitted(), [], []) in [((True,), ()), ((False,), ())]
+    assert "levels" in program([condition]).not_covered[0]
