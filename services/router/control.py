@@ -18,7 +18,7 @@ from services.router.domain.publication import (
     operating_model_faults,
     policy_set_faults,
 )
-from services.router.domain.routing import InvalidConditions, OperatingModel, PolicySet, RulesInForce
+from services.router.domain.routing import InvalidConditions, InvalidTerms, OperatingModel, PolicySet, RulesInForce
 from shared.contracts.envelope import Event
 from shared.contracts.events import OperatingModelPublished, PolicySetPublished
 from shared.runtime import metrics
@@ -80,7 +80,7 @@ class ControlState:
                 raise Poison(f"policy set {data.id}: {first_fault(faults)}")
             try:
                 self.policy_set = self.compile_policy_set(data)
-            except (InvalidConditions, ValueError) as error:
+            except (InvalidConditions, InvalidTerms) as error:
                 raise Poison(f"policy set {data.id} does not compile here: {error}") from error
         else:
             return

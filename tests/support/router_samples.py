@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.router.domain.routing import Evaluation, OperatingModel, PolicySet
+from services.router.domain.routing import NOTHING_FOUND, Evaluation, OperatingModel, PolicySet
 from services.router.policies import compile_policy_set
 from shared.contracts.envelope import GLOBAL, Attributes, Event
 from shared.contracts.events import (
@@ -105,7 +105,7 @@ class FixedConditions:
 
 def with_conditions(rules: Sequence[Policy], conditions: FixedConditions, default: str = "approve") -> PolicySet:
     """A policy set whose conditions have fixed results."""
-    return PolicySet(policies(*rules, default=default), find_terms=lambda _: {}, conditions=conditions)
+    return PolicySet(policies(*rules, default=default), find_terms=lambda _, __: NOTHING_FOUND, conditions=conditions)
 
 
 class Progress:

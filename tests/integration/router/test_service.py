@@ -50,7 +50,7 @@ async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: Runn
     event = by_subject["2"]
     cause = ids.event_id(event.data.item_id, ITEM_SUBMITTED, router.region)
     trace = event.data.trace
-    assert event.attributes.id == ids.event_id(cause, CASE_OPENED, f"{trace.policy_set}/{trace.operating_model}/terms")
+    assert event.attributes.id == ids.event_id(cause, CASE_OPENED, f"{trace.policy_set}/{trace.operating_model}/hits")
     assert (event.attributes.causation_id, event.attributes.correlation_id) == (cause, cause)
     assert event.attributes.source == f"piepowder/router/{router.region}"
     assert event.data.case_id == ids.case_id(event.data.item_id, router.region, "item")

@@ -1,0 +1,271 @@
+"""Patterns of a phrase: one for RE2, which finds candidates, and an exact one, which confirms and locates them.
+
+The exact pattern decides what is a whole word. A word ends where another script begins, at any character that is not a
+letter, digit or combining mark, and anywhere in scripts that are written without spaces. A combining mark never ends a
+word. In Hangul, a word may have a particle.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Final
+
+import re2
+import regex
+
+from services.router.terms.folding import CYRILLIC_OF, fold, fold_with_accents, looks_latin
+from services.router.terms.readings import CONNECTORS, JOINED, LEET, SPACED, joined, leet, reading
+
+INFLECTION: Final = "inflection"
+PREFIXES: Final = "prefixes"
+ACCENTS: Final = "accents"
+
+_MIN_INFLECTED: Final = 4  # letters of a word
+_MIN_SPACED: Final = 3  # letters of a phrase
+_MIN_LEET: Final = 4
+_MIN_LETTERS_IN_LEET: Final = 2  # of the text that is read as letters
+
+_WITHOUT_SPACES: Final = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_NO_SPACES: Final = regex.compile(f"[{_WITHOUT_SPACES}]")
+_SCRIPTS: Final = [
+    (regex.compile(rf"\p{{{script}}}"), rf"\p{{{script}}}")
+    for script in (
+        "Latin",
+        "Cyrillic",
+        "Greek",
+        "Arabic",
+        "Hebrew",
+        "Hangul",
+        "Devanagari",
+        "Bengali",
+        "Tamil",
+        "Telugu",
+    )
+]
+_ANY_WORD: Final = rf"_\p{{L}}\p{{M}}\p{{N}}--[\p{{Hangul}}{_WITHOUT_SPACES}]"
+_PARTICLES: Final = (
+    "(?:들?(?:은|는|이|가|을|를|의|에|에서|에게|로|으로|와|과|랑|이랑|도|만|이나|나|입니다|이다|이에요|예요|요)?"
+    "(?:까지|부터|처럼|보다|마다|는|은|도|만)?)"
+)
+_SPACE: Final = r"\s\x1c-\x1f"  # what `str.split` removes
+_RE2_SPACE: Final = r"\s\v\x1c-\x1f\x{85}\pZ"
+_ASCII_WORD: Final = regex.compile(r"[a-z0-9_]")
+_APOSTROPHE: Final = regex.compile("['`]")
+
+# Endings of plurals and cases by script, for words of four letters or more.
+_LATIN_ENDINGS: Final = (
+    "s es e n en er ern em ens nes a as i u y o os ow om ami ach ie owi ow ar or et na erna orna arna lar ler lari leri"
+)
+_LATIN_FOR_A_VOWEL: Final = "a e i o u y as es is os am om em ami ach ie ies ow"
+_CYRILLIC_ENDINGS: Final = "а я о е и ы у ю ом ем ой ей ам ям ами ями ах ях ов ев ев ий ии ию ием ия ье ью ья"
+_GREEK_ENDINGS: Final = "α αs ασ ατα ατοσ ατων εσ ησ η ι ια ιου ιων οι οσ ου ουσ ων ο εισ"
+_ARABIC_ENDINGS: Final = "ات ين ون ان ه ها"
+_HEBREW_ENDINGS: Final = "ים ות י ה"
+_DEVANAGARI_ENDINGS: Final = "ों ें े ी ा ियों ियां ियाँ ओं एं"
+_ENDINGS: Final = (
+    (regex.compile(r"[a-z]+"), _LATIN_ENDINGS, regex.compile(r"[aeiouy]$"), _LATIN_FOR_A_VOWEL),
+    (regex.compile(r"\p{Cyrillic}+"), _CYRILLIC_ENDINGS, regex.compile("[аеиоуыэюяьй]$"), _CYRILLIC_ENDINGS),
+    (regex.compile(r"\p{Greek}+"), _GREEK_ENDINGS, regex.compile("(?:[αεηιουω]σ?|σ)$"), _GREEK_ENDINGS),
+    (regex.compile(r"\p{Arabic}+"), _ARABIC_ENDINGS, regex.compile("ه$"), "ات"),
+    (regex.compile(r"\p{Hebrew}+"), _HEBREW_ENDINGS, regex.compile("ה$"), "ות"),
+    (regex.compile(r"[\p{Devanagari}]+"), _DEVANAGARI_ENDINGS, regex.compile("[ाी]$"), _DEVANAGARI_ENDINGS),
+)
+_IRREGULAR: Final = ((regex.compile(r"fe?$"), "ves"), (regex.compile(r"(?<=[^aeiou])y$"), "ies"))  # knife, battery
+# The article, conjunctions and prepositions that are written together with a word.
+_ARABIC_PREFIX: Final = "(?:[وف]?(?:[بكل]?ال|لل|[بكل])|[وف])"
+_HEBREW_PREFIX: Final = "(?:ו?(?:כש|לכש|מש|ש)?[הבלמכ]?ה?)"
+_PREFIXES: Final = ((regex.compile(r"\p{Arabic}"), _ARABIC_PREFIX), (regex.compile(r"\p{Hebrew}"), _HEBREW_PREFIX))
+_UMLAUTS: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
+_CYRILLIC_CLASS: Final = {
+    letter: "".join(
+        dict.fromkeys(fold(CYRILLIC_OF[cased]) for cased in (letter, letter.upper()) if cased in CYRILLIC_OF)
+    )
+    for letter in "abcehijkmopstxy"
+}
+
+
+class Spelling:
+    """One spelling of a phrase in one reading of a text: its RE2 pattern and its exact pattern.
+
+    `words` are folded. `alike` marks the spelling in letters that look like Latin ones.
+    """
+
+    def __init__(
+        self, words: Sequence[str], options: frozenset[str], *, accented: Sequence[str] = (), alike: bool = False
+    ) -> None:
+        self._words = words
+        self._options = options
+        self._accented = accented
+        self._alike = alike
+
+    @property
+    def candidate(self) -> str:
+        """RE2's pattern; it matches wherever the exact one matches, and sometimes more."""
+        if self._alike:
+            return _separator(self._options, re2_syntax=True).join(map(_alike, self._words))
+        inflected = INFLECTION in self._options
+        words = [_re2_word(word, inflected=inflected) for word in self._words]
+        body = _separator(self._options, re2_syntax=True).join(words)
+        edge = r"(?:\b|_)" if JOINED in self._options else r"\b"
+        first, last = self._words[0], self._words[-1]
+        start = edge if _ASCII_WORD.match(first[0]) else ""
+        end = edge if _ASCII_WORD.match(last[-1]) and not (inflected and len(last) >= _MIN_INFLECTED) else ""
+        return start + body + end
+
+    @cached_property
+    def exact(self) -> "regex.Pattern[str]":
+        """The exact pattern; its group 1 is the phrase without prefix and particle."""
+        first, last = self._words[0], self._words[-1]
+        start, end = _start(first[0], self._options), _end(last[-1], self._options)
+        if self._alike:
+            start, end = (
+                r"(?<![\p{Latin}\p{Cyrillic}\p{M}\p{N}])",
+                r"(?![\p{Latin}\p{Cyrillic}\p{M}\p{N}])",
+            )
+        return regex.compile(f"{start}({self._body(self._words)}){end}", regex.V1)
+
+    @cached_property
+    def _exact_with_accents(self) -> "regex.Pattern[str]":
+        return regex.compile(self._body(self._accented), regex.V1)
+
+    def confirmed(self, original: str, form: str) -> bool:
+        """True if a located text is the phrase: with its accents if they are required, and not in letters that look
+        like the phrase only after folding. `form` is the located part of the reading."""
+        if self._alike and not looks_latin(original):
+            return False
+        if LEET in self._options and sum(map(str.isalpha, form)) < _MIN_LETTERS_IN_LEET:
+            return False
+        if not self._accented:
+            return True
+        return self._exact_with_accents.fullmatch(reading(fold_with_accents(original), self._options)) is not None
+
+    def _body(self, words: Iterable[str]) -> str:
+        inflected = INFLECTION in self._options
+        each = (_alike(word) if self._alike else _exact_word(word, inflected=inflected) for word in words)
+        return _separator(self._options, re2_syntax=False).join(each)
+
+
+def spellings(phrase: str, options: frozenset[str]) -> tuple[list[Spelling], list[Spelling]]:
+    """The spellings of a phrase in the folded text, and in the reading of a list with these options.
+
+    Both are empty if nothing of the phrase is left after folding.
+    """
+    words = fold(phrase).split()
+    if not words:
+        return [], []
+    plain_options = options - {SPACED, LEET}
+    accented = fold_with_accents(phrase).split() if ACCENTS in options else ()
+    plain = [Spelling(_words(words, plain_options), plain_options, accented=_words(accented, plain_options))]
+    if ACCENTS not in options:
+        written = fold(phrase.lower().translate(_UMLAUTS)).split()
+        if written != words:
+            plain.append(Spelling(_words(written, plain_options), plain_options))
+        if any(_writable(word) for word in words):
+            plain.append(Spelling(words, plain_options - {INFLECTION}, alike=True))
+    letters = sum(map(len, words))
+    disguises = options & {
+        JOINED,
+        *([SPACED] if letters >= _MIN_SPACED else ()),
+        *([LEET] if letters >= _MIN_LEET else ()),
+    }
+    if not disguises:
+        return plain, []
+    read = options - {SPACED, LEET, JOINED} | disguises
+    hidden = Spelling(_words(words, read), read, accented=_words(accented, read))
+    return plain, [hidden]
+
+
+def _words(words: Sequence[str], options: frozenset[str]) -> Sequence[str]:
+    if LEET in options:
+        words = [leet(word) for word in words]
+    if JOINED in options:
+        words = [part for word in words for part in _parts(word)]
+    return words
+
+
+def _parts(word: str) -> list[str]:
+    """The parts of a word between connectors; the word itself if there is none, so that it is not empty."""
+    return regex.split(f"[{regex.escape(CONNECTORS)}]+", word.strip(CONNECTORS)) if joined(word) else [word]
+
+
+def _separator(options: frozenset[str], *, re2_syntax: bool) -> str:
+    """The text between two words of a phrase."""
+    space = _RE2_SPACE if re2_syntax else _SPACE
+    if JOINED in options:
+        return rf"[{space}_'`-]*"
+    return f"[{space}]*" if SPACED in options else f"[{space}]+"
+
+
+def _start(character: str, options: frozenset[str]) -> str:
+    if _NO_SPACES.match(character):
+        return ""
+    start = f"(?<![{_continuing(character, options)}])"
+    if PREFIXES in options:
+        return start + "".join(f"{prefix}?" for script, prefix in _PREFIXES if script.match(character))
+    return start
+
+
+def _end(character: str, options: frozenset[str]) -> str:
+    if _NO_SPACES.match(character):
+        return r"(?!\p{M})"
+    particles = _PARTICLES if "\uac00" <= character <= "\ud7a3" else ""
+    return f"(?={particles}(?![{_continuing(character, options)}]))"
+
+
+def _continuing(character: str, options: frozenset[str]) -> str:
+    """The class of characters that continue a word with this character."""
+    for script, name in _SCRIPTS:
+        if script.match(character):
+            own = "" if name == r"\p{Hangul}" else r"\p{N}"
+            return ("" if JOINED in options else "_") + rf"{name}\p{{M}}{own}"
+    return _ANY_WORD.removeprefix("_") if JOINED in options else _ANY_WORD
+
+
+def _re2_word(word: str, *, inflected: bool) -> str:
+    if not (inflected and len(word) >= _MIN_INFLECTED):
+        return _apostrophes(str(re2.escape(word)))
+    return _apostrophes(str(re2.escape(_common_start(word)))) + r"[\pL\pM]{0,5}"
+
+
+def _exact_word(word: str, *, inflected: bool) -> str:
+    escaped = _apostrophes(regex.escape(word))
+    if not inflected or len(word) < _MIN_INFLECTED:
+        return escaped
+    forms = [escaped]
+    for script, endings, final, for_a_vowel in _ENDINGS:
+        if not script.fullmatch(word):
+            continue
+        forms.append(f"{escaped}(?:{'|'.join(_longest_first(endings))})")
+        stem = final.sub("", word)
+        if stem != word and len(stem) >= _MIN_INFLECTED - 1:
+            forms.append(f"{regex.escape(stem)}(?:{'|'.join(_longest_first(for_a_vowel))})")
+    forms += [regex.escape(end.sub("", word)) + other for end, other in _IRREGULAR if end.search(word)]
+    return f"(?:{'|'.join(reversed(forms))})"
+
+
+def _common_start(word: str) -> str:
+    """The part of a word that all its forms have."""
+    starts = [word]
+    starts += [final.sub("", word) for script, _, final, _ in _ENDINGS if script.fullmatch(word)]
+    starts += [end.sub("", word) for end, _ in _IRREGULAR]
+    return min(starts, key=len)
+
+
+def _longest_first(endings: str) -> list[str]:
+    return sorted(dict.fromkeys(fold(endings).split()), key=len, reverse=True)
+
+
+def _apostrophes(escaped: str) -> str:
+    return _APOSTROPHE.sub("['`]", escaped.replace("\\'", "'").replace("\\`", "`"))
+
+
+def _writable(word: str) -> bool:
+    """True if a word of at least two Latin letters can be written in Cyrillic letters alone."""
+    return len(word) > 1 and all(letter in _CYRILLIC_CLASS for letter in word)
+
+
+def _alike(word: str) -> str:
+    if not _writable(word):
+        return regex.escape(word)
+    return f"(?:{word}|{''.join(f'[{_CYRILLIC_CLASS[letter]}]' for letter in word)})"

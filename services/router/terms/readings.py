@@ -1,0 +1,73 @@
+"""Readings of a folded text without the letters' disguises: joined and spaced letters, and digits in place of letters.
+
+A list enables them. A reading is made only for a text that has such a disguise; the plain text is searched in any case.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import regex
+
+JOINED: Final = "joined"
+SPACED: Final = "spaced"
+LEET: Final = "leet"
+READ_OTHERWISE: Final = frozenset({JOINED, SPACED, LEET})
+
+CONNECTORS: Final = "-_'`"
+_REMOVED: Final = str.maketrans("", "", CONNECTORS)
+_ALIKE: Final = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g", "l": "i"}
+_SIGNS: Final = {"@": "a", "$": "s", "!": "i", "|": "i", "€": "e", "£": "i", "¡": "i"}
+_LETTERS_OF_DIGITS: Final = str.maketrans(_ALIKE)
+_SIGN_IN_A_WORD: Final = regex.compile(r"[@$!|€£¡](?=\w)")
+_DIGIT_IN_A_WORD: Final = regex.compile(r"\p{L}[0-9@$!|€£¡]|[0-9@$!|€£¡]\p{L}")
+_SINGLE_LETTERS: Final = regex.compile(
+    r"(?<![\p{L}\p{M}\p{N}])[\p{L}\p{N}@$!](?:[\s.,*~·|/+_-]{1,3}[\p{L}\p{N}@$!](?![\p{L}\p{M}\p{N}])){2,}"
+)
+_BETWEEN: Final = frozenset(" \t\n\r\v\f.,*~·|/+_-")
+# RE2's forms of the two patterns: they find whether a text needs a reading.
+DIGIT_IN_A_WORD: Final = r"\pL[0-9@$!|€£¡]|[0-9@$!|€£¡]\pL"
+SINGLE_LETTERS: Final = r"(?:^|[^\pL\pM\pN])[\pL\pN@$!](?:[\s.,*~·|/+_-]{1,3}[\pL\pN@$!]){2}(?:$|[^\pL\pM\pN])"
+
+
+def leet(word: str) -> str:
+    """A word with the letters that its digits and signs stand for; `l` and `i` become one letter."""
+    return _SIGN_IN_A_WORD.sub(lambda sign: _SIGNS[sign[0]], word).translate(_LETTERS_OF_DIGITS)
+
+
+def joined(word: str) -> str:
+    """A word without hyphens, underscores and apostrophes."""
+    return word.translate(_REMOVED)
+
+
+def reading(text: str, options: Iterable[str]) -> str:
+    """A folded text as a list with these options reads it."""
+    if LEET in options:
+        text = leet(text)
+    if SPACED in options and _SINGLE_LETTERS.search(text):
+        text = "".join(text[at] for at in _without_gaps(text))
+    return joined(text) if JOINED in options else text
+
+
+def origins(text: str, options: Iterable[str]) -> Sequence[int]:
+    """For each character of `reading(text, options)`, its offset in the folded text."""
+    if LEET in options:
+        text = leet(text)
+    at = _without_gaps(text) if SPACED in options and _SINGLE_LETTERS.search(text) else range(len(text))
+    return [offset for offset in at if text[offset] not in CONNECTORS] if JOINED in options else at
+
+
+def _without_gaps(text: str) -> list[int]:
+    """Offsets of a text in which each sequence of single letters is a word.
+
+    The word is repeated without its first and without its last letter: these may be words themselves ("a g u n").
+    """
+    found: list[int] = []
+    end = 0
+    for run in _SINGLE_LETTERS.finditer(text):
+        found += range(end, run.start())
+        letters = [at for at in range(*run.span()) if text[at] not in _BETWEEN]
+        gap = next(at for at in range(*run.span()) if text[at] in _BETWEEN)
+        for part in (letters, letters[1:], letters[:-1]):
+            found += part if part is letters else [gap, *part]
+        end = run.end()
+    return [*found, *range(end, len(text))]
