@@ -198,8 +198,8 @@ def _terms(terms: Mapping[str, str], written: Mapping[tuple[str, str], str]) -> 
 
 
 def _written(hits: Sequence[Mapping[str, Any]], item: Mapping[str, Any]) -> Mapping[tuple[str, str], str]:
-    """How the item writes a phrase, by list and phrase, if it writes it otherwise. Characters that are not displayed are
-    shown by their numbers."""
+    """How the item writes a phrase, by list and phrase, if it writes it otherwise; numbers replace characters that
+    are not displayed."""
     found: dict[tuple[str, str], str] = {}
     for hit in hits:
         part = str(item.get(hit["field"], ""))[hit["start"] : hit["end"]]

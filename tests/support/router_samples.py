@@ -16,6 +16,7 @@ from shared.contracts.events import (
     PolicySetPublished,
     Queue,
     Region,
+    TermOptions,
 )
 from shared.runtime.errors import Transient
 
@@ -36,13 +37,18 @@ def operating_model(*regions: Region, number: int = 1) -> OperatingModelPublishe
 
 
 def policies(
-    *rules: Policy, default: str = "approve", number: int = 1, terms: Mapping[str, list[str]] | None = None
+    *rules: Policy,
+    default: str = "approve",
+    number: int = 1,
+    terms: Mapping[str, list[str]] | None = None,
+    term_options: Mapping[str, TermOptions] | None = None,
 ) -> PolicySetPublished:
     return PolicySetPublished(
         id=f"ps-{number}-test",
         number=number,
         published_by="test",
         terms=dict(terms or {}),
+        term_options=dict(term_options or {}),
         policies=list(rules),
         default_verdict=default,
     )

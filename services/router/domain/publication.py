@@ -85,7 +85,9 @@ def publication_faults(
         model_faults += _membership_faults(model, in_force.operating_model, served)
     if policy_set is not None:
         set_faults += policy_set_faults(policy_set, pointer="/policy_set")
-        set_faults += _compile_faults(policy_set, compile_policy_set)
+        reported = {fault.pointer for fault in set_faults}
+        compiled = _compile_faults(policy_set, compile_policy_set)
+        set_faults += [fault for fault in compiled if fault.pointer not in reported]
     if model_faults:
         return model_faults + set_faults
     return set_faults + _consistency_faults(model, policy_set, in_force)
@@ -275,7 +277,7 @@ def _compile_faults(policy_set: PolicySetPublished, compile_policy_set: CompileP
         ]
     except InvalidTerms as error:
         return [*term_faults(error.faults, "/policy_set")]
-    return [*publication_term_faults(compiled, "/policy_set")]
+    return [*publication_term_faults(compiled, compile_policy_set, "/policy_set")]
 
 
 def _consistency_faults(

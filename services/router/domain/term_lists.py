@@ -4,8 +4,10 @@ There are rules for every set, and rules for a publication only. A set in force 
 again: a newer version may find more or less, and that must not make a set unusable.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
+
+from msgspec.structs import replace
 
 from services.router.domain.routing import PolicySet, TermFault
 from shared.contracts.events import PolicySetPublished, TermExamples
@@ -29,10 +31,20 @@ def term_list_faults(content: PolicySetPublished, pointer: str) -> Iterator[Faul
         yield from _empty(options.exceptions, f"{at}/exceptions", empty)
 
 
-def publication_term_faults(policy_set: PolicySet, pointer: str) -> Iterator[Fault]:
+def publication_term_faults(
+    policy_set: PolicySet, compile_policy_set: Callable[[PolicySetPublished], PolicySet], pointer: str
+) -> Iterator[Fault]:
     """Faults of a compiled set that is published: examples with another result, and exceptions without effect."""
+    without = compile_policy_set(_without_exceptions(policy_set.published))
     for name, options in policy_set.published.term_options.items():
         at = pointer_to(f"{pointer}/term_options", name)
+        for row, text in enumerate(options.exceptions):
+            if name not in without.find_terms("", text).phrases:
+                yield Fault(
+                    f"{at}/exceptions/{row}",
+                    f"list {name!r} has the exception {_short(text)}, which contains none of its phrases, so it has no"
+                    " effect: write it as it is around a phrase, or remove it",
+                )
         examples = options.examples or TermExamples()
         for row, text in enumerate(examples.match):
             if name not in policy_set.find_terms("", text).phrases:
@@ -60,6 +72,12 @@ def term_faults(faults: Sequence[TermFault], pointer: str) -> Iterator[Fault]:
         at = pointer_to(f"{pointer}/{'terms' if part == 'phrases' else 'term_options'}", fault.list)
         place = f"{at}/{row}" if part == "phrases" else f"{at}/{fault.place}"
         yield Fault(place, f"list {fault.list!r}: {fault.message}")
+
+
+def _without_exceptions(published: PolicySetPublished) -> PolicySetPublished:
+    """The word lists of a set without their exceptions, and no policies."""
+    options = {name: replace(options, exceptions=[]) for name, options in published.term_options.items()}
+    return replace(published, term_options=options, policies=[])
 
 
 def _empty(rows: Sequence[str], pointer: str, detail: str) -> Iterator[Fault]:

@@ -49,7 +49,9 @@ _WITH_STROKE: Final = frozenset("øđħłŧ")
 _SIGNS: Final[Mapping[str, str]] = {"™": "™", "℠": "℠"}
 
 _LOOKALIKE_OF: Final[Mapping[str, str]] = {alike: letter for letter, alikes in LOOKALIKES.items() for alike in alikes}
-_OTHER_SCRIPT: Final = regex.compile("[" + "".join(c for c in _LOOKALIKE_OF if not _LATIN.match(c)) + "]")
+_OTHER_SCRIPT: Final = regex.compile(
+    r"[\p{Cyrillic}\p{Greek}" + "".join(alike for alike in _LOOKALIKE_OF if not _LATIN.match(alike)) + "]"
+)
 _ASCII_LETTER: Final = regex.compile("[A-Za-z]")
 # The Cyrillic letters that look like a Latin one: a word of these letters alone can be read in both scripts.
 CYRILLIC_OF: Final[Mapping[str, str]] = dict(zip("ABCEHIJKMOPSTXYaceijopsxy", "АВСЕНІЈКМОРЅТХУасеіјорѕху", strict=True))

@@ -243,7 +243,8 @@ class _Item:
             origins = self._origins.get(options)
             if origins is None:
                 origins = self._origins[options] = readings.origins(self._folded, options)
-            start, end = origins[start], origins[end - 1] + 1
+            part = origins[start:end]
+            start, end = min(part), max(part) + 1
         if start < len(self._title_sources):
             sources_of, field = self._title_sources, _TITLE
         else:

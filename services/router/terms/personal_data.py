@@ -48,6 +48,8 @@ def _ibans(text: str) -> Iterator[tuple[int, int]]:
 
 def _phones(text: str) -> Iterator[tuple[int, int]]:
     for found in _PHONE.finditer(text):
+        if found[0].isdecimal():  # without a sign or a gap it is more often an article number (GTIN)
+            continue
         number = "+" + found[0].lstrip("+0")
         try:
             if phonenumbers.is_valid_number(phonenumbers.parse(number)):

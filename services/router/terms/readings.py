@@ -41,33 +41,30 @@ def joined(word: str) -> str:
 
 def reading(text: str, options: Iterable[str]) -> str:
     """A folded text as a list with these options reads it."""
+    if SPACED in options and _SINGLE_LETTERS.search(text):
+        text = "".join(character for character, _ in _without_gaps(text))
     if LEET in options:
         text = leet(text)
-    if SPACED in options and _SINGLE_LETTERS.search(text):
-        text = "".join(text[at] for at in _without_gaps(text))
     return joined(text) if JOINED in options else text
 
 
 def origins(text: str, options: Iterable[str]) -> Sequence[int]:
     """For each character of `reading(text, options)`, its offset in the folded text."""
-    if LEET in options:
-        text = leet(text)
-    at = _without_gaps(text) if SPACED in options and _SINGLE_LETTERS.search(text) else range(len(text))
-    return [offset for offset in at if text[offset] not in CONNECTORS] if JOINED in options else at
+    read = _without_gaps(text) if SPACED in options else list(zip(text, range(len(text)), strict=True))
+    return [offset for character, offset in read if JOINED not in options or character not in CONNECTORS]
 
 
-def _without_gaps(text: str) -> list[int]:
-    """Offsets of a text in which each sequence of single letters is a word.
+def _without_gaps(text: str) -> list[tuple[str, int]]:
+    """The characters of a text in which each sequence of single letters is a word, with their offsets in the text.
 
     The word is repeated without its first and without its last letter: these may be words themselves ("a g u n").
     """
-    found: list[int] = []
+    found: list[tuple[str, int]] = []
     end = 0
     for run in _SINGLE_LETTERS.finditer(text):
-        found += range(end, run.start())
-        letters = [at for at in range(*run.span()) if text[at] not in _BETWEEN]
-        gap = next(at for at in range(*run.span()) if text[at] in _BETWEEN)
-        for part in (letters, letters[1:], letters[:-1]):
-            found += part if part is letters else [gap, *part]
+        found += ((text[at], at) for at in range(end, run.start()))
+        letters = [(text[at], at) for at in range(*run.span()) if text[at] not in _BETWEEN]
+        gap = " ", run.start()
+        found += [*letters, gap, *letters[1:], gap, *letters[:-1]]
         end = run.end()
-    return [*found, *range(end, len(text))]
+    return [*found, *((text[at], at) for at in range(end, len(text)))]
