@@ -25,6 +25,7 @@ from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.auth.refusals import RATE_LIMITED
 from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region, TermOptions
+from shared.contracts.policy_documents import published_form
 from shared.http.input_errors import rejection
 from shared.http.models import Body, Embedded, View, example
 from shared.http.problems import NOT_READY, OVERLOADED, ProblemType, problem_of, problems
@@ -366,14 +367,9 @@ def _content(body: PolicySetBody | None) -> PolicySetContent | None:
     for name in sorted(_with_options(body) & body.term_options.keys()):
         detail = f"list {name!r} has its options in `terms` already: remove them here or there"
         raise INVALID_CONTROL.with_message(detail, pointer_to("/policy_set/term_options", name))
-    content = body.model_dump()
-    for name, given in content["terms"].items():
-        if isinstance(given, dict):
-            content["terms"][name] = given.pop("phrases")
-            content["term_options"][name] = given
-    converted = msgspec.convert(content, PolicySetContent)
-    stated = {name: options for name, options in converted.term_options.items() if options != TermOptions()}
-    return msgspec.structs.replace(converted, term_options=stated)
+    content = msgspec.convert(published_form(body.model_dump()), PolicySetContent)
+    stated = {name: options for name, options in content.term_options.items() if options != TermOptions()}
+    return msgspec.structs.replace(content, term_options=stated)
 
 
 def _with_options(body: PolicySetBody | None) -> set[str]:

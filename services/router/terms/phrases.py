@@ -7,6 +7,7 @@ word. In Hangul, a word may have a particle.
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import islice, product
 from typing import Final
 
 import re2
@@ -19,7 +20,9 @@ INFLECTION: Final = "inflection"
 PREFIXES: Final = "prefixes"
 ACCENTS: Final = "accents"
 
-_MIN_INFLECTED: Final = 4  # letters of a word
+_MAX_SPELLINGS: Final = 8
+_MIN_INFLECTED: Final = 4  # letters of a word; one of three letters may only have an `s`
+_SHORT: Final = regex.compile("[a-z]{3}")
 _MIN_SPACED: Final = 3  # letters of a phrase
 _MIN_LEET: Final = 4
 _MIN_LETTERS_IN_LEET: Final = 2  # of the text that is read as letters
@@ -50,6 +53,7 @@ _PARTICLES: Final = (
 )
 _SPACE: Final = r"\s\x1c-\x1f"  # what `str.split` removes
 _RE2_SPACE: Final = r"\s\v\x1c-\x1f\x{85}\pZ"
+_RE2_NO_SPACE: Final = r"[^\x00-\x20]*"  # a small class: RE2's \pL would fill its memory
 _ASCII_WORD: Final = regex.compile(r"[a-z0-9_]")
 _APOSTROPHE: Final = regex.compile("['`]")
 
@@ -75,7 +79,10 @@ _IRREGULAR: Final = ((regex.compile(r"fe?$"), "ves"), (regex.compile(r"(?<=[^aei
 # The article, conjunctions and prepositions that are written together with a word.
 _ARABIC_PREFIX: Final = "(?:[وف]?(?:[بكل]?ال|لل|[بكل])|[وف])"
 _HEBREW_PREFIX: Final = "(?:ו?(?:כש|לכש|מש|ש)?[הבלמכ]?ה?)"
-_PREFIXES: Final = ((regex.compile(r"\p{Arabic}"), _ARABIC_PREFIX), (regex.compile(r"\p{Hebrew}"), _HEBREW_PREFIX))
+_PREFIXES: Final = (
+    (regex.compile(r"\p{Arabic}"), _ARABIC_PREFIX, "(?:ال)?"),
+    (regex.compile(r"\p{Hebrew}"), _HEBREW_PREFIX, "ה?"),
+)
 _UMLAUTS: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
 _CYRILLIC_CLASS: Final = {
     letter: "".join(
@@ -106,11 +113,11 @@ class Spelling:
             return _separator(self._options, re2_syntax=True).join(map(_alike, self._words))
         inflected = INFLECTION in self._options
         words = [_re2_word(word, inflected=inflected) for word in self._words]
-        body = _separator(self._options, re2_syntax=True).join(words)
+        body = self._joined(words, re2_syntax=True)
         edge = r"(?:\b|_)" if JOINED in self._options else r"\b"
         first, last = self._words[0], self._words[-1]
         start = edge if _ASCII_WORD.match(first[0]) else ""
-        end = edge if _ASCII_WORD.match(last[-1]) and not (inflected and len(last) >= _MIN_INFLECTED) else ""
+        end = edge if _ASCII_WORD.match(last[-1]) and not (inflected and _has_endings(last)) else ""
         return start + body + end
 
     @cached_property
@@ -143,7 +150,19 @@ class Spelling:
     def _body(self, words: Iterable[str]) -> str:
         inflected = INFLECTION in self._options
         each = (_alike(word) if self._alike else _exact_word(word, inflected=inflected) for word in words)
-        return _separator(self._options, re2_syntax=False).join(each)
+        return self._joined(each, re2_syntax=False)
+
+    def _joined(self, words: Iterable[str], *, re2_syntax: bool) -> str:
+        """The words with what may be between them; an Arabic or Hebrew word may have the article of the word before."""
+        separator = _separator(self._options, re2_syntax=re2_syntax)
+        if PREFIXES not in self._options:
+            return separator.join(words)
+        first, *others = words
+        with_article = (
+            next((article for script, _, article in _PREFIXES if script.match(word)), "") + form
+            for word, form in zip(self._words[1:], others, strict=True)
+        )
+        return separator.join([first, *with_article])
 
 
 def spellings(phrase: str, options: frozenset[str]) -> tuple[list[Spelling], list[Spelling]]:
@@ -158,9 +177,7 @@ def spellings(phrase: str, options: frozenset[str]) -> tuple[list[Spelling], lis
     accented = fold_with_accents(phrase).split() if ACCENTS in options else ()
     plain = [Spelling(_words(words, plain_options), plain_options, accented=_words(accented, plain_options))]
     if ACCENTS not in options:
-        written = fold(phrase.lower().translate(_UMLAUTS)).split()
-        if written != words:
-            plain.append(Spelling(_words(written, plain_options), plain_options))
+        plain += [Spelling(_words(other, plain_options), plain_options) for other in _with_two_letters(phrase, words)]
         if any(_writable(word) for word in words):
             plain.append(Spelling(words, plain_options - {INFLECTION}, alike=True))
     letters = sum(map(len, words))
@@ -174,6 +191,13 @@ def spellings(phrase: str, options: frozenset[str]) -> tuple[list[Spelling], lis
     read = options - {SPACED, LEET, JOINED} | disguises
     hidden = Spelling(_words(words, read), read, accented=_words(accented, read))
     return plain, [hidden]
+
+
+def _with_two_letters(phrase: str, words: Sequence[str]) -> Iterable[Sequence[str]]:
+    """The spellings of a phrase with `ae` for `ä`, and so on, in some or all of its words."""
+    written = fold(phrase.lower().translate(_UMLAUTS)).split()
+    choices = [dict.fromkeys(pair) for pair in zip(words, written, strict=False)]
+    return islice(product(*choices), 1, _MAX_SPELLINGS)
 
 
 def _words(words: Sequence[str], options: frozenset[str]) -> Sequence[str]:
@@ -202,7 +226,7 @@ def _start(character: str, options: frozenset[str]) -> str:
         return ""
     start = f"(?<![{_continuing(character, options)}])"
     if PREFIXES in options:
-        return start + "".join(f"{prefix}?" for script, prefix in _PREFIXES if script.match(character))
+        return start + "".join(f"{prefix}?" for script, prefix, _ in _PREFIXES if script.match(character))
     return start
 
 
@@ -223,15 +247,18 @@ def _continuing(character: str, options: frozenset[str]) -> str:
 
 
 def _re2_word(word: str, *, inflected: bool) -> str:
-    if not (inflected and len(word) >= _MIN_INFLECTED):
+    if not (inflected and _has_endings(word)):
         return _apostrophes(str(re2.escape(word)))
-    return _apostrophes(str(re2.escape(_common_start(word)))) + r"[\pL\pM]{0,5}"
+    ending = "[a-z]*" if word.isascii() else _RE2_NO_SPACE
+    return _apostrophes(str(re2.escape(_common_start(word)))) + ending
 
 
 def _exact_word(word: str, *, inflected: bool) -> str:
     escaped = _apostrophes(regex.escape(word))
-    if not inflected or len(word) < _MIN_INFLECTED:
+    if not inflected or not _has_endings(word):
         return escaped
+    if len(word) < _MIN_INFLECTED:
+        return f"{escaped}s?"
     forms = [escaped]
     for script, endings, final, for_a_vowel in _ENDINGS:
         if not script.fullmatch(word):
@@ -244,8 +271,14 @@ def _exact_word(word: str, *, inflected: bool) -> str:
     return f"(?:{'|'.join(reversed(forms))})"
 
 
+def _has_endings(word: str) -> bool:
+    return len(word) >= _MIN_INFLECTED or _SHORT.fullmatch(word) is not None
+
+
 def _common_start(word: str) -> str:
     """The part of a word that all its forms have."""
+    if len(word) < _MIN_INFLECTED:
+        return word
     starts = [word]
     starts += [final.sub("", word) for script, _, final, _ in _ENDINGS if script.fullmatch(word)]
     starts += [end.sub("", word) for end, _ in _IRREGULAR]

@@ -23,6 +23,7 @@ _DIGIT_IN_A_WORD: Final = regex.compile(r"\p{L}[0-9@$!|€£¡]|[0-9@$!|€£¡]
 _SINGLE_LETTERS: Final = regex.compile(
     r"(?<![\p{L}\p{M}\p{N}])[\p{L}\p{N}@$!](?:[\s.,*~·|/+_-]{1,3}[\p{L}\p{N}@$!](?![\p{L}\p{M}\p{N}])){2,}"
 )
+_BETWEEN_WORDS: Final = "\0"  # no phrase contains it
 _BETWEEN: Final = frozenset(" \t\n\r\v\f.,*~·|/+_-")
 # RE2's forms of the two patterns: they find whether a text needs a reading.
 DIGIT_IN_A_WORD: Final = r"\pL[0-9@$!|€£¡]|[0-9@$!|€£¡]\pL"
@@ -57,14 +58,17 @@ def origins(text: str, options: Iterable[str]) -> Sequence[int]:
 def _without_gaps(text: str) -> list[tuple[str, int]]:
     """The characters of a text in which each sequence of single letters is a word, with their offsets in the text.
 
-    The word is repeated without its first and without its last letter: these may be words themselves ("a g u n").
+    At the end, each such word is repeated without its first and without its last letter: these may be words themselves
+    ("a g u n").
     """
     found: list[tuple[str, int]] = []
+    repeated: list[tuple[str, int]] = []
     end = 0
     for run in _SINGLE_LETTERS.finditer(text):
         found += ((text[at], at) for at in range(end, run.start()))
         letters = [(text[at], at) for at in range(*run.span()) if text[at] not in _BETWEEN]
-        gap = " ", run.start()
-        found += [*letters, gap, *letters[1:], gap, *letters[:-1]]
+        gap = _BETWEEN_WORDS, run.start()
+        found += letters
+        repeated += [gap, *letters[1:], gap, *letters[:-1]]
         end = run.end()
-    return [*found, *((text[at], at) for at in range(end, len(text)))]
+    return [*found, *((text[at], at) for at in range(end, len(text))), *repeated]

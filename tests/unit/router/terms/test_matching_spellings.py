@@ -203,7 +203,9 @@ PLURALS_AND_CASES = [
     Pair("όπλο", "όπλα όπλων", ["όπλα", "όπλων"]),
     Pair("हथियार", "हथियारों", ["हथियारों"]),
     Pair("سلاح", "سلاحين", ["سلاحين"]),
-    Pair("gun", "guns", []),  # three letters
+    Pair("gun", "guns", ["guns"]),
+    Pair("gun", "gunner gunas", []),  # a word of three letters has no other ending
+    Pair("TV", "TVs", []),
     Pair("heroin", "heroism", []),
     Pair("knife", "knifemaker", []),
 ]
@@ -212,6 +214,7 @@ WRITTEN_TOGETHER = [
     Pair("سلاح", "والسلاح بالسلاح للسلاح وسلاح", ["سلاح"] * 4),
     Pair("سلاح", "السِّلاح", ["سِّلاح"]),
     Pair("سلاح", "مسلاح", []),
+    Pair("سلاح ناري", "السلاح الناري", ["سلاح الناري"]),
     Pair("נשק", "הנשק", ["נשק"]),
     Pair("נשק", "והנשק בנשק שבנשק לנשק", ["נשק"] * 4),
     Pair("נשק", "הַנֶּשֶׁק", ["נֶּשֶׁק"]),

@@ -9,11 +9,11 @@ from services.router.terms.readings import JOINED, LEET, SPACED, joined, leet, o
     ("text", "options", "expected"),
     [
         ("a switch-blade_x", {JOINED}, "a switchbladex"),
-        ("a g u n x1", {SPACED}, "agun gun agu x1"),
-        ("g.u.n. and a b", {SPACED}, "gun un gu. and a b"),
+        ("a g u n x1", {SPACED}, "agun x1\0gun\0agu"),
+        ("g.u.n. and a b", {SPACED}, "gun. and a b\0un\0gu"),
         ("5witch 10 kg $x 5$", {LEET}, "switch io kg sx s$"),
-        ("$ w 1 t c h", {SPACED, LEET}, "switch witch switc"),
-        ("g-u-n", {SPACED, JOINED, LEET}, "gun un gu"),
+        ("$ w 1 t c h", {SPACED, LEET}, "switch\0witch\0switc"),
+        ("g-u-n", {SPACED, JOINED, LEET}, "gun\0un\0gu"),
         ("nothing", {SPACED, JOINED}, "nothing"),
     ],
 )
