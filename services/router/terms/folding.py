@@ -25,10 +25,10 @@ _LETTERS: Final = regex.compile(r"[\p{L}\p{M}\p{N}\p{Default_Ignorable_Code_Poin
 # Default_Ignorable_Code_Point: soft hyphen, zero-width space and joiners, variation selectors, directional marks ...
 # The Arabic tatweel only stretches a word.
 _NOT_DISPLAYED: Final = regex.compile(r"[\p{Default_Ignorable_Code_Point}\u0640]")
-# Accents of alphabets, Arabic and Hebrew vowel points; not the vowel signs of Indic scripts, which are letters.
+# Accents of alphabets, vowel points of Arabic and Hebrew, the nukta of Indic scripts; Indic vowel signs are letters.
 _ACCENT: Final = regex.compile(
     r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
-    r"\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]"
+    r"\u093c\u09bc\u0a3c\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]"
 )
 _HYPHEN: Final = regex.compile(r"\p{Pd}|[\u02d7\u2043\u2212\u2796]")
 _CONNECTOR: Final = regex.compile(r"\p{Pc}")

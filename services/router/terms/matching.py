@@ -8,7 +8,7 @@ the texts and the lists only, so the same item always gives the same case.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -273,7 +273,9 @@ def _has_connector(text: str) -> bool:
     return any(connector in text for connector in readings.CONNECTORS)
 
 
+@cache
 def _disguises() -> "re2.Set":
+    """The patterns that tell whether a text has a disguise."""
     found = _new_set()
     found.Add(readings.DIGIT_IN_A_WORD)
     found.Add(readings.SINGLE_LETTERS)

@@ -24,6 +24,7 @@ _MAX_SPELLINGS: Final = 8
 _MIN_INFLECTED: Final = 4  # letters of a word; one of three letters may only have an `s`
 _SHORT: Final = regex.compile("[a-z]{3}")
 _MIN_SPACED: Final = 3  # letters of a phrase
+_MIN_SPACED_IDEOGRAPHS: Final = 2
 _MIN_LEET: Final = 4
 _MIN_LETTERS_IN_LEET: Final = 2  # of the text that is read as letters
 
@@ -59,11 +60,13 @@ _APOSTROPHE: Final = regex.compile("['`]")
 
 # Endings of plurals and cases by script, for words of four letters or more.
 _LATIN_ENDINGS: Final = (
-    "s es e n en er ern em ens nes a as i u y o os ow om ami ach ie owi ow ar or et na erna orna arna lar ler lari leri"
+    "s es x e n en er ern em ens nes a as i u y o os ow om ami ach ie owi ar or et na erna orna arna lar ler lari leri"
 )
-_LATIN_FOR_A_VOWEL: Final = "a e i o u y as es is os am om em ami ach ie ies ow"
-_CYRILLIC_ENDINGS: Final = "а я о е и ы у ю ом ем ой ей ам ям ами ями ах ях ов ев ев ий ии ию ием ия ье ью ья"
-_GREEK_ENDINGS: Final = "α αs ασ ατα ατοσ ατων εσ ησ η ι ια ιου ιων οι οσ ου ουσ ων ο εισ"
+_LATIN_FOR_A_VOWEL: Final = "a e i o u y as es is os am om em ami ach ie ies ow or orna ar er he hi"
+_CYRILLIC_ENDINGS: Final = (
+    "а я о е и ы у ю ом ем ой ей ам ям ами ями ах ях ов ев ев ий ии ию ием ия ье ью ья і єю ею єм"
+)
+_GREEK_ENDINGS: Final = "α ασ ατα ατοσ ατων εσ ησ η ι ια ιου ιων οι οσ ου ουσ ων ο εισ"
 _ARABIC_ENDINGS: Final = "ات ين ون ان ه ها"
 _HEBREW_ENDINGS: Final = "ים ות י ה"
 _DEVANAGARI_ENDINGS: Final = "ों ें े ी ा ियों ियां ियाँ ओं एं"
@@ -75,7 +78,12 @@ _ENDINGS: Final = (
     (regex.compile(r"\p{Hebrew}+"), _HEBREW_ENDINGS, regex.compile("ה$"), "ות"),
     (regex.compile(r"[\p{Devanagari}]+"), _DEVANAGARI_ENDINGS, regex.compile("[ाी]$"), _DEVANAGARI_ENDINGS),
 )
-_IRREGULAR: Final = ((regex.compile(r"fe?$"), "ves"), (regex.compile(r"(?<=[^aeiou])y$"), "ies"))  # knife, battery
+_IRREGULAR: Final = (
+    (regex.compile(r"fe?$"), "ves"),  # knife
+    (regex.compile(r"(?<=[^aeiou])y$"), "ies"),  # battery
+    (regex.compile(r"ao$"), "oes"),  # munição
+    (regex.compile(r"(?<=[aeou])l$"), "is"),  # real
+)
 # The article, conjunctions and prepositions that are written together with a word.
 _ARABIC_PREFIX: Final = "(?:[وف]?(?:[بكل]?ال|لل|[بكل])|[وف])"
 _HEBREW_PREFIX: Final = "(?:ו?(?:כש|לכש|מש|ש)?[הבלמכ]?ה?)"
@@ -181,9 +189,10 @@ def spellings(phrase: str, options: frozenset[str]) -> tuple[list[Spelling], lis
         if any(_writable(word) for word in words):
             plain.append(Spelling(words, plain_options - {INFLECTION}, alike=True))
     letters = sum(map(len, words))
+    least = _MIN_SPACED_IDEOGRAPHS if _NO_SPACES.match(words[0]) else _MIN_SPACED
     disguises = options & {
         JOINED,
-        *([SPACED] if letters >= _MIN_SPACED else ()),
+        *([SPACED] if letters >= least else ()),
         *([LEET] if letters >= _MIN_LEET else ()),
     }
     if not disguises:

@@ -19,19 +19,27 @@ _ALIKE: Final = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "6": "g", "7"
 _SIGNS: Final = {"@": "a", "$": "s", "!": "i", "|": "i", "€": "e", "£": "i", "¡": "i"}
 _LETTERS_OF_DIGITS: Final = str.maketrans(_ALIKE)
 _SIGN_IN_A_WORD: Final = regex.compile(r"[@$!|€£¡](?=\w)")
-_DIGIT_IN_A_WORD: Final = regex.compile(r"\p{L}[0-9@$!|€£¡]|[0-9@$!|€£¡]\p{L}")
+# Three letters, or two ideographs.
 _SINGLE_LETTERS: Final = regex.compile(
-    r"(?<![\p{L}\p{M}\p{N}])[\p{L}\p{N}@$!](?:[\s.,*~·|/+_-]{1,3}[\p{L}\p{N}@$!](?![\p{L}\p{M}\p{N}])){2,}"
+    r"(?<![\p{L}\p{M}\p{N}])(?:[\p{L}\p{N}@$!](?:[\s.,*~·|/+_-]{1,3}[\p{L}\p{N}@$!](?![\p{L}\p{M}\p{N}])){2,}"
+    r"|\p{Han}[\s.*~·|/_-]{1,3}\p{Han}(?![\p{L}\p{M}\p{N}]))"
 )
+_DIGIT_BESIDE_CYRILLIC: Final = regex.compile(r"(?<=\p{Cyrillic})[034]|[034](?=\p{Cyrillic})")
+_CYRILLIC_DIGITS: Final = {"0": "о", "3": "з", "4": "ч"}
 _BETWEEN_WORDS: Final = "\0"  # no phrase contains it
 _BETWEEN: Final = frozenset(" \t\n\r\v\f.,*~·|/+_-")
 # RE2's forms of the two patterns: they find whether a text needs a reading.
 DIGIT_IN_A_WORD: Final = r"\pL[0-9@$!|€£¡]|[0-9@$!|€£¡]\pL"
-SINGLE_LETTERS: Final = r"(?:^|[^\pL\pM\pN])[\pL\pN@$!](?:[\s.,*~·|/+_-]{1,3}[\pL\pN@$!]){2}(?:$|[^\pL\pM\pN])"
+SINGLE_LETTERS: Final = (
+    r"(?:^|[^\pL\pM\pN])(?:[\pL\pN@$!](?:[\s.,*~·|/+_-]{1,3}[\pL\pN@$!]){2}|\p{Han}[\s.*~·|/_-]{1,3}\p{Han})"
+    r"(?:$|[^\pL\pM\pN])"
+)
 
 
 def leet(word: str) -> str:
     """A word with the letters that its digits and signs stand for; `l` and `i` become one letter."""
+    if not word.isascii():
+        word = _DIGIT_BESIDE_CYRILLIC.sub(lambda digit: _CYRILLIC_DIGITS[digit[0]], word)
     return _SIGN_IN_A_WORD.sub(lambda sign: _SIGNS[sign[0]], word).translate(_LETTERS_OF_DIGITS)
 
 

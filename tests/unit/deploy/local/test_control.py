@@ -156,8 +156,10 @@ def test_prices_compare_within_a_currency(minor: int, currency: str, expected: l
 def test_a_listing_without_brand_or_without_price_is_ordinary() -> None:
     model, policy_set = sample()
     price = Money(amount_minor=1999, currency=EUR)
-    for facts in ({"price": price}, {"brand": "Koss"}, {"category": "Home"}, {"text": "Hand-made of oak, 30 cm wide."}):
-        item = submitted(**{"title": "Wooden bowl", **facts})
+    text = "Hand-made of oak, 30 cm wide."
+    ordinary: list[dict[str, Any]] = [{"price": price}, {"brand": "Koss"}, {"category": "Home"}, {"text": text}]
+    for facts in ordinary:
+        item = submitted(title="Wooden bowl", **facts)
         assert route(item, "eu", policy_set, model).trace.matched == [], facts
 
 

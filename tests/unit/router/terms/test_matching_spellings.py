@@ -120,7 +120,7 @@ COMBINING_MARKS = [
     always("राम", "राम, राम।", "राम", "राम"),
     always("राम", "कराम किराम"),
     always("बंदूक", "बंदूकें"),
-    always("बंदूक", "बंदूक बंदूक़", "बंदूक"),
+    always("बंदूक", "बंदूक बंदूक़", "बंदूक", "बंदूक़"),
     always("துப்பாக்கி", "துப்பாக்கி துப்பாக்கிகள்", "துப்பாக்கி"),
     always("তাস", "তাসের তাস", "তাস"),
     always("ปืน", "ปืนี ปืน", "ปืน"),
@@ -177,6 +177,7 @@ SPACED_LETTERS = [
     Pair("gun", "g u n", ["g u n"]),
     Pair(KNIFE, "sw it ch bl ad e", []),
     Pair("gun", "g u nice", []),
+    Pair("手枪", "手 枪", ["手 枪"]),
 ]
 LETTERS_AS_DIGITS = [
     Pair(KNIFE, "5witchblade", ["5witchblade"]),
@@ -188,6 +189,7 @@ LETTERS_AS_DIGITS = [
     Pair("illegal", "i11ega1", ["i11ega1"]),
     Pair("gun", "9un", []),  # shorter than four letters
     Pair("boss", "8055", []),  # no letters are left
+    Pair("оружие", "0ружие", ["0ружие"]),
     Pair(KNIFE, "5witchblade5", []),
 ]
 PLURALS_AND_CASES = [
