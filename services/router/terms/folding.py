@@ -35,6 +35,13 @@ _CONNECTOR: Final = regex.compile(r"\p{Pc}")
 _APOSTROPHES: Final = frozenset(
     "\u00b4\u02b9\u02bb\u02bc\u02bd\u02c8\u02ca\u02cb\u2018\u2019\u201a\u201b\u2032\u2035\u05f3\ua78c"
 )
+_NO_SPACES: Final = re.compile("[\u0e01-\u0edb\u1000-\u1021\u1780-\u17b3\u3041-\u30ff\u3400-\u9fff]")
+# Characters whose form they are themselves: ASCII, ideographs, kana, Hangul, Thai and Lao, and some signs.
+_OWN_FORM: Final = re.compile(
+    "[\x00-@\\[-\x7f\u00b0\u00b7\u00d7\u0e01-\u0e3a\u0e3f-\u0e4f\u0e5a\u0e5b\u0e81-\u0ebd\u0ec0-\u0ecd\u201c\u201d"
+    "\u3001-\u3003\u3005\u3008-\u3011\u3041-\u3096\u30a1-\u30fe\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3]*"
+)
+_WIDE_SIGNS: Final = tuple(zip("，！？：；（）～％＋／\u3000", ",!?:;()~%+/ ", strict=True))
 _LATIN: Final = regex.compile(r"\p{Latin}")
 _CYRILLIC: Final = regex.compile(r"\p{Cyrillic}")
 _GREEK: Final = regex.compile(r"\p{Greek}")
@@ -46,7 +53,7 @@ _LETTERS_OF: Final[Mapping[str, str]] = {
 }  # fmt: skip
 _WITH_STROKE: Final = frozenset("øđħłŧ")
 # Compatibility decomposition would make letters of these signs, and a word before them would not end.
-_SIGNS: Final[Mapping[str, str]] = {"™": "™", "℠": "℠"}
+_SIGNS: Final[Mapping[str, str]] = {"™": "™", "℠": "℠", "\u0e33": "\u0e33", "\u0eb3": "\u0eb3"}  # also vowels am
 
 _LOOKALIKE_OF: Final[Mapping[str, str]] = {alike: letter for letter, alikes in LOOKALIKES.items() for alike in alikes}
 _OTHER_SCRIPT: Final = regex.compile(
@@ -122,6 +129,8 @@ def fold(text: str) -> str:
     """The form of a text in which phrases are compared; an ASCII text keeps its length and its spaces."""
     if text.isascii():
         return text.lower()
+    if (form := _without_folding(text)) is not None:
+        return form
     return " ".join(map(_form, text.split()))
 
 
@@ -132,7 +141,7 @@ def fold_with_accents(text: str) -> str:
 
 def sources(text: str) -> Sequence[tuple[int, int]]:
     """For each character of `fold(text)`, the start and end of its source in `text` (offsets in characters)."""
-    if text.isascii():
+    if text.isascii() or _without_folding(text) is not None:
         return [(at, at + 1) for at in range(len(text))]
     found: list[tuple[int, int]] = []
     end = None
@@ -147,6 +156,19 @@ def sources(text: str) -> Sequence[tuple[int, int]]:
 def looks_latin(text: str) -> bool:
     """True if every letter of a text is Latin or looks like a Latin letter of its case."""
     return all(_as_latin(character) is not None for character in text)
+
+
+def _without_folding(text: str) -> str | None:
+    """The form of a text in scripts without spaces, if only letter case and wide signs change; otherwise None.
+
+    Their texts have no words that repeat, and most of their characters are their own form.
+    """
+    if not _NO_SPACES.search(text):
+        return None
+    form = text.lower()
+    for wide, narrow in _WIDE_SIGNS:
+        form = form.replace(wide, narrow)
+    return form if _OWN_FORM.fullmatch(form) and unicodedata.is_normalized("NFC", form) else None
 
 
 def _fold_word(word: str, *, accents: bool) -> str:

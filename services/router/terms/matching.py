@@ -1,11 +1,12 @@
 """Word lists: finds all lists with a phrase in a title or a text, in one pass, and locates the phrases.
 
-Text and phrases are compared in a folded form (`folding`). Google's RE2 finds candidates in one linear pass, whatever
+Text and phrases are compared in a folded form (`folding`). Aho-Corasick finds candidates in one linear pass, whatever
 the number of phrases; an exact pattern confirms and locates the few candidates (`phrases`). A second pass, over a
 reading without disguises (`readings`), is made only if a list enables it and the text has one. The result depends on
 the texts and the lists only, so the same item always gives the same case.
 """
 
+import string
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
@@ -14,6 +15,7 @@ from typing import Final, NamedTuple
 
 import re2
 import regex
+from ahocorasick_rs import AhoCorasick, Implementation
 
 from services.router.domain.routing import NOTHING_FOUND, FoundTerms, InvalidTerms, TermFault
 from services.router.terms import personal_data, readings
@@ -24,11 +26,12 @@ from shared.contracts.events import TermHit
 
 MAX_HITS: Final = 20  # of a list in an item; more do not help a reviewer
 
-_MAX_MEMORY: Final = 64 * 1024 * 1024
+_ASCII_WORD: Final = frozenset(string.ascii_lowercase + string.digits)
 _TITLE: Final = "title"
 _TEXT: Final = "text"
 _BETWEEN_FIELDS: Final = "\0"  # no phrase contains it, so no phrase is found across both fields
 _NOTHING: Final = "{!r} has no character that is displayed: write a word, or remove the line"
+_DISGUISES: Final = (readings.LEET, readings.SPACED)
 _NO_DISGUISE: Final[frozenset[str]] = frozenset()
 
 
@@ -48,19 +51,17 @@ class Terms:
                     faults.append(TermFault(one.source.name, f"phrases/{number}", _NOTHING.format(phrase)))
                     continue
                 for spelling in plain:
-                    self._plain.add(spelling.candidate, _Candidate(at, number, spelling))
+                    self._plain.add(_Candidate(at, number, spelling))
                 key = one.source.options & readings.READ_OTHERWISE
                 for spelling in disguised:
-                    hidden.setdefault(key, _Pass(key)).add(spelling.candidate, _Candidate(at, number, spelling))
+                    hidden.setdefault(key, _Pass(key)).add(_Candidate(at, number, spelling))
             for number, name in enumerate(one.source.patterns, start=len(one.source.phrases)):
-                self._plain.add(personal_data.PATTERNS[name].candidate, _Candidate(at, number, name))
+                self._plain.add(_Candidate(at, number, name))
         if faults:
             raise InvalidTerms(faults)
         for searched in (self._plain, *hidden.values()):
             searched.compile()
         self._hidden = list(hidden.values())
-        if self._hidden:
-            self._disguises = _disguises()
 
     def find(self, title: str, text: str) -> FoundTerms:
         """The lists that have a phrase in title or text, sorted by name, with the positions of the phrases."""
@@ -68,13 +69,12 @@ class Terms:
         found = self._plain.match(folded)
         others: list[tuple[_Pass, str, list[int]]] = []
         if self._hidden:
-            disguised = bool(self._disguises.Match(folded))
+            disguises = _disguises_of(folded)
             for one in self._hidden:
-                if not disguised and not (readings.JOINED in one.options and _has_connector(folded)):
-                    continue
-                reading = readings.reading(folded, one.options)
-                if reading != folded and (candidates := one.match(reading)):
-                    others.append((one, reading, candidates))
+                if disguises & one.options:
+                    reading = readings.reading(folded, one.options, disguises)
+                    if candidates := one.match(reading):
+                        others.append((one, reading, candidates))
         if not found and not others:
             return NOTHING_FOUND
         item = _Item(title, text, folded)
@@ -149,6 +149,8 @@ class _Candidate(NamedTuple):
         if isinstance(self.spelling, str):
             yield from personal_data.PATTERNS[self.spelling].search(reading)
             return
+        if not self.spelling.may_be_in(reading):
+            return
         at = 0
         while found := self.spelling.exact.search(reading, at):
             yield found.span(1)
@@ -156,28 +158,42 @@ class _Candidate(NamedTuple):
 
 
 class _Pass:
-    """The patterns that are searched in one reading of a text."""
+    """The spellings that are searched in one reading of a text.
+
+    Aho-Corasick finds the literals of all phrases in one pass whose cost does not depend on their number. (RE2's set of
+    5,000 phrases has an automaton that does not fit into its memory: docs/adr/0050.) RE2 finds personal data.
+    """
 
     def __init__(self, options: frozenset[str]) -> None:
         self.options = options
-        self._set = _new_set()
         self._candidates: list[_Candidate] = []
+        self._literals: dict[str, list[tuple[int, bool]]] = {}
+        self._patterns: list[int] = []
+        self._set = _new_set()
 
-    def add(self, pattern: str, candidate: _Candidate) -> None:
-        self._set.Add(pattern)
+    def add(self, candidate: _Candidate) -> None:
+        number = len(self._candidates)
         self._candidates.append(candidate)
+        if isinstance(candidate.spelling, str):
+            self._set.Add(personal_data.PATTERNS[candidate.spelling].candidate)
+            self._patterns.append(number)
+            return
+        for literal in candidate.spelling.literals:
+            self._literals.setdefault(literal.text, []).append((number, literal.starts_word))
 
     def compile(self) -> None:
-        if self._candidates:
-            try:
-                self._set.Compile()
-            except re2.error as error:
-                fault = f"the word lists together are too large: {len(self._candidates)} patterns; remove phrases"
-                raise InvalidTerms([TermFault("", "", fault)]) from error
+        self._searched = AhoCorasick([*self._literals], implementation=Implementation.DFA)
+        self._numbers = [*self._literals.values()]
+        if self._patterns:
+            self._set.Compile()
 
     def match(self, reading: str) -> list[int]:
-        """Indices of the patterns that match, in an order that does not depend on the search."""
-        return sorted(self._set.Match(reading) or ()) if self._candidates else []
+        """Numbers of the candidates, in their order."""
+        found = {self._patterns[index] for index in self._set.Match(reading) or ()} if self._patterns else set[int]()
+        for literal, start, _ in self._searched.find_matches_as_indexes(reading, overlapping=True):
+            in_word = start > 0 and reading[start - 1] in _ASCII_WORD
+            found.update(number for number, starts_word in self._numbers[literal] if not (starts_word and in_word))
+        return sorted(found)
 
     def candidates(self, found: Iterable[int]) -> Iterator[_Candidate]:
         return (self._candidates[index] for index in found)
@@ -269,8 +285,12 @@ def _once(hits: Iterable[_Hit]) -> list[_Hit]:
     return list(first.values())
 
 
-def _has_connector(text: str) -> bool:
-    return any(connector in text for connector in readings.CONNECTORS)
+def _disguises_of(text: str) -> frozenset[str]:
+    """The disguises that a text may have."""
+    found = {_DISGUISES[index] for index in _disguises().Match(text) or ()}
+    if any(connector in text for connector in readings.CONNECTORS):
+        found.add(readings.JOINED)
+    return frozenset(found)
 
 
 @cache
@@ -285,6 +305,5 @@ def _disguises() -> "re2.Set":
 
 def _new_set() -> "re2.Set":
     options = re2.Options()
-    options.max_mem = _MAX_MEMORY
     options.never_capture = True
     return re2.Set.SearchSet(options)

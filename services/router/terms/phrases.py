@@ -1,16 +1,15 @@
-"""Patterns of a phrase: one for RE2, which finds candidates, and an exact one, which confirms and locates them.
+"""Patterns of a phrase: literals, with which candidates are found, and an exact one, which confirms and locates them.
 
 The exact pattern decides what is a whole word. A word ends where another script begins, at any character that is not a
 letter, digit or combining mark, and anywhere in scripts that are written without spaces. A combining mark never ends a
 word. In Hangul, a word may have a particle.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice, product
-from typing import Final
+from typing import Final, NamedTuple
 
-import re2
 import regex
 
 from services.router.terms.folding import CYRILLIC_OF, fold, fold_with_accents, looks_latin
@@ -53,8 +52,6 @@ _PARTICLES: Final = (
     "(?:까지|부터|처럼|보다|마다|는|은|도|만)?)"
 )
 _SPACE: Final = r"\s\x1c-\x1f"  # what `str.split` removes
-_RE2_SPACE: Final = r"\s\v\x1c-\x1f\x{85}\pZ"
-_RE2_NO_SPACE: Final = r"[^\x00-\x20]*"  # a small class: RE2's \pL would fill its memory
 _ASCII_WORD: Final = regex.compile(r"[a-z0-9_]")
 _APOSTROPHE: Final = regex.compile("['`]")
 
@@ -92,16 +89,18 @@ _PREFIXES: Final = (
     (regex.compile(r"\p{Hebrew}"), _HEBREW_PREFIX, "ה?"),
 )
 _UMLAUTS: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
-_CYRILLIC_CLASS: Final = {
-    letter: "".join(
-        dict.fromkeys(fold(CYRILLIC_OF[cased]) for cased in (letter, letter.upper()) if cased in CYRILLIC_OF)
-    )
-    for letter in "abcehijkmopstxy"
-}
+_CYRILLIC: Final = {letter.lower(): fold(alike) for letter, alike in CYRILLIC_OF.items()}
+
+
+class Literal(NamedTuple):
+    """A text that is in every text with a spelling; with `starts_word`, an ASCII letter or digit is not before it."""
+
+    text: str
+    starts_word: bool
 
 
 class Spelling:
-    """One spelling of a phrase in one reading of a text: its RE2 pattern and its exact pattern.
+    """One spelling of a phrase in one reading of a text: its literals and its exact pattern.
 
     `words` are folded. `alike` marks the spelling in letters that look like Latin ones.
     """
@@ -114,19 +113,28 @@ class Spelling:
         self._accented = accented
         self._alike = alike
 
-    @property
-    def candidate(self) -> str:
-        """RE2's pattern; it matches wherever the exact one matches, and sometimes more."""
-        if self._alike:
-            return _separator(self._options, re2_syntax=True).join(map(_alike, self._words))
-        inflected = INFLECTION in self._options
-        words = [_re2_word(word, inflected=inflected) for word in self._words]
-        body = self._joined(words, re2_syntax=True)
-        edge = r"(?:\b|_)" if JOINED in self._options else r"\b"
-        first, last = self._words[0], self._words[-1]
-        start = edge if _ASCII_WORD.match(first[0]) else ""
-        end = edge if _ASCII_WORD.match(last[-1]) and not (inflected and _has_endings(last)) else ""
-        return start + body + end
+    @cached_property
+    def literals(self) -> list[Literal]:
+        """Texts of which one is in every text that the exact pattern matches; long ones, which fewer texts have."""
+        if not self._alike:
+            return [max(self._constant_parts, key=lambda literal: len(literal.text))]
+        longest = max(self._words, key=len)
+        return [literal for word in {longest, _in_cyrillic(longest)} for literal in self._literals(len(word), word)]
+
+    @cached_property
+    def _constant_parts(self) -> list[Literal]:
+        return [part for at, word in enumerate(self._words) for part in self._literals(at, word)]
+
+    def may_be_in(self, reading: str) -> bool:
+        """False if a constant part of the phrase is missing; much cheaper than the exact pattern."""
+        return self._alike or all(part.text in reading for part in self._constant_parts)
+
+    def _literals(self, at: int, word: str) -> Iterator[Literal]:
+        """The constant parts of the word at this place: between apostrophes, and before its endings."""
+        start = _common_start(word) if INFLECTION in self._options and _has_endings(word) else word
+        free = (at > 0 and self._options & {JOINED, SPACED}) or self._alike or LEET in self._options
+        for number, part in enumerate(_APOSTROPHE.split(start)):
+            yield Literal(part, not free and number == 0 and _ASCII_WORD.match(part) is not None)
 
     @cached_property
     def exact(self) -> "regex.Pattern[str]":
@@ -158,11 +166,11 @@ class Spelling:
     def _body(self, words: Iterable[str]) -> str:
         inflected = INFLECTION in self._options
         each = (_alike(word) if self._alike else _exact_word(word, inflected=inflected) for word in words)
-        return self._joined(each, re2_syntax=False)
+        return self._joined(each)
 
-    def _joined(self, words: Iterable[str], *, re2_syntax: bool) -> str:
+    def _joined(self, words: Iterable[str]) -> str:
         """The words with what may be between them; an Arabic or Hebrew word may have the article of the word before."""
-        separator = _separator(self._options, re2_syntax=re2_syntax)
+        separator = _separator(self._options)
         if PREFIXES not in self._options:
             return separator.join(words)
         first, *others = words
@@ -222,12 +230,11 @@ def _parts(word: str) -> list[str]:
     return regex.split(f"[{regex.escape(CONNECTORS)}]+", word.strip(CONNECTORS)) if joined(word) else [word]
 
 
-def _separator(options: frozenset[str], *, re2_syntax: bool) -> str:
+def _separator(options: frozenset[str]) -> str:
     """The text between two words of a phrase."""
-    space = _RE2_SPACE if re2_syntax else _SPACE
     if JOINED in options:
-        return rf"[{space}_'`-]*"
-    return f"[{space}]*" if SPACED in options else f"[{space}]+"
+        return rf"[{_SPACE}_'`-]*"
+    return f"[{_SPACE}]*" if SPACED in options else f"[{_SPACE}]+"
 
 
 def _start(character: str, options: frozenset[str]) -> str:
@@ -253,13 +260,6 @@ def _continuing(character: str, options: frozenset[str]) -> str:
             own = "" if name == r"\p{Hangul}" else r"\p{N}"
             return ("" if JOINED in options else "_") + rf"{name}\p{{M}}{own}"
     return _ANY_WORD.removeprefix("_") if JOINED in options else _ANY_WORD
-
-
-def _re2_word(word: str, *, inflected: bool) -> str:
-    if not (inflected and _has_endings(word)):
-        return _apostrophes(str(re2.escape(word)))
-    ending = "[a-z]*" if word.isascii() else _RE2_NO_SPACE
-    return _apostrophes(str(re2.escape(_common_start(word)))) + ending
 
 
 def _exact_word(word: str, *, inflected: bool) -> str:
@@ -304,10 +304,12 @@ def _apostrophes(escaped: str) -> str:
 
 def _writable(word: str) -> bool:
     """True if a word of at least two Latin letters can be written in Cyrillic letters alone."""
-    return len(word) > 1 and all(letter in _CYRILLIC_CLASS for letter in word)
+    return len(word) > 1 and all(letter in _CYRILLIC for letter in word)
+
+
+def _in_cyrillic(word: str) -> str:
+    return "".join(_CYRILLIC[letter] for letter in word) if _writable(word) else word
 
 
 def _alike(word: str) -> str:
-    if not _writable(word):
-        return regex.escape(word)
-    return f"(?:{word}|{''.join(f'[{_CYRILLIC_CLASS[letter]}]' for letter in word)})"
+    return f"(?:{regex.escape(word)}|{_in_cyrillic(word)})" if _writable(word) else regex.escape(word)

@@ -40,7 +40,9 @@ def leet(word: str) -> str:
     """A word with the letters that its digits and signs stand for; `l` and `i` become one letter."""
     if not word.isascii():
         word = _DIGIT_BESIDE_CYRILLIC.sub(lambda digit: _CYRILLIC_DIGITS[digit[0]], word)
-    return _SIGN_IN_A_WORD.sub(lambda sign: _SIGNS[sign[0]], word).translate(_LETTERS_OF_DIGITS)
+    if any(sign in word for sign in _SIGNS):
+        word = _SIGN_IN_A_WORD.sub(lambda sign: _SIGNS[sign[0]], word)
+    return word.translate(_LETTERS_OF_DIGITS)
 
 
 def joined(word: str) -> str:
@@ -48,9 +50,9 @@ def joined(word: str) -> str:
     return word.translate(_REMOVED)
 
 
-def reading(text: str, options: Iterable[str]) -> str:
-    """A folded text as a list with these options reads it."""
-    if SPACED in options and _SINGLE_LETTERS.search(text):
+def reading(text: str, options: Iterable[str], disguises: Iterable[str] = READ_OTHERWISE) -> str:
+    """A folded text as a list with these options reads it, if the text may have these disguises."""
+    if SPACED in options and SPACED in disguises:
         text = "".join(character for character, _ in _without_gaps(text))
     if LEET in options:
         text = leet(text)
