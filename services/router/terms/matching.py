@@ -26,6 +26,7 @@ from shared.contracts.events import TermHit
 
 MAX_HITS: Final = 20  # of a list in an item; more do not help a reviewer
 
+_MAX_DFA: Final = 60_000  # bytes of literals: the faster automaton has up to a kilobyte for each
 _ASCII_WORD: Final = frozenset(string.ascii_lowercase + string.digits)
 _TITLE: Final = "title"
 _TEXT: Final = "text"
@@ -182,7 +183,9 @@ class _Pass:
             self._literals.setdefault(literal.text, []).append((number, literal.starts_word))
 
     def compile(self) -> None:
-        self._searched = AhoCorasick([*self._literals], implementation=Implementation.DFA)
+        small = sum(len(literal.encode()) for literal in self._literals) <= _MAX_DFA
+        implementation = Implementation.DFA if small else Implementation.ContiguousNFA
+        self._searched = AhoCorasick([*self._literals], implementation=implementation)
         self._numbers = [*self._literals.values()]
         if self._patterns:
             self._set.Compile()

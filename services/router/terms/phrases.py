@@ -53,7 +53,8 @@ _PARTICLES: Final = (
 )
 _SPACE: Final = r"\s\x1c-\x1f"  # what `str.split` removes
 _ASCII_WORD: Final = regex.compile(r"[a-z0-9_]")
-_APOSTROPHE: Final = regex.compile("['`]")
+_APOSTROPHES: Final = "'`"
+_APOSTROPHE: Final = regex.compile(f"[{_APOSTROPHES}]")
 
 # Endings of plurals and cases by script, for words of four letters or more.
 _LATIN_ENDINGS: Final = (
@@ -116,6 +117,8 @@ class Spelling:
     @cached_property
     def literals(self) -> list[Literal]:
         """Texts of which one is in every text that the exact pattern matches; long ones, which fewer texts have."""
+        if not self._constant_parts:
+            return [Literal(apostrophe, starts_word=False) for apostrophe in _APOSTROPHES]
         if not self._alike:
             return [max(self._constant_parts, key=lambda literal: len(literal.text))]
         longest = max(self._words, key=len)
@@ -123,7 +126,8 @@ class Spelling:
 
     @cached_property
     def _constant_parts(self) -> list[Literal]:
-        return [part for at, word in enumerate(self._words) for part in self._literals(at, word)]
+        parts = (part for at, word in enumerate(self._words) for part in self._literals(at, word))
+        return [part for part in parts if part.text]
 
     def may_be_in(self, reading: str) -> bool:
         """False if a constant part of the phrase is missing; much cheaper than the exact pattern."""
