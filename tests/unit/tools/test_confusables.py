@@ -2,16 +2,7 @@
 
 from tools.confusables import module, table
 
-_SKELETONS = {
-    "\u0430": "a",
-    "\u0410": "A",
-    "\u0406": "l",
-    "I": "l",
-    "\u04cf": "l",
-    "\u00e1": "a",
-    "\u05d5": "l",
-    "\u2228": "v",
-}
+_SKELETONS = dict(zip("\u0430\u0410\u0406I\u04cf\u00e1\u05d5\u2228", "aAlllalv", strict=True))
 
 
 def skeleton(text: str) -> str:
