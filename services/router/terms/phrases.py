@@ -223,7 +223,7 @@ def _with_two_letters(phrase: str, words: Sequence[str]) -> Iterable[Sequence[st
 
 def _words(words: Sequence[str], options: frozenset[str]) -> Sequence[str]:
     if LEET in options:
-        words = [leet(word) for word in words]
+        words = [leet(word) if any(map(str.isalpha, word)) else word for word in words]  # a number stays a number
     if JOINED in options:
         words = [part for word in words for part in _parts(word)]
     return words

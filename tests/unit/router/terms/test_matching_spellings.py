@@ -187,6 +187,7 @@ LETTERS_AS_DIGITS = [
     Pair("cocaine", "c0ca1ne", ["c0ca1ne"]),
     Pair("kokain", "k0k4in", ["k0k4in"]),
     Pair("illegal", "i11ega1", ["i11ega1"]),
+    Pair("iPhone 16", "iPhone 1G", []),
     Pair("gun", "9un", []),  # shorter than four letters
     Pair("boss", "8055", []),  # no letters are left
     Pair("оружие", "0ружие", ["0ружие"]),
