@@ -1,7 +1,8 @@
 """A case as a reviewer sees it: everything that the decision depends on, in words.
 
-Texts of items, notices and appeals are untrusted: they are shown without control characters. On the screen, a long text
-is cut, with the number of lines that are missing; the key `v` shows the whole case in a pager.
+Texts of items, notices and appeals are untrusted: they are shown without control characters. The phrases that word
+lists found are marked in title and text. On the screen, a long text is cut, with the number of lines that are missing;
+the key `v` shows the whole case in a pager.
 """
 
 import re
@@ -10,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+import regex
 from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.text import Text
@@ -21,6 +23,8 @@ from shared.runtime.clock import from_text
 
 EARLIER_SHOWN: Final = 10  # decided cases of the subject
 _LONGEST: Final = 10**9  # characters: nothing is cut
+_MARK: Final = "reverse"
+_NOT_DISPLAYED: Final = regex.compile(r"\p{Default_Ignorable_Code_Point}")
 _QUOTED: Final = re.compile(r"""(["'])(.*?)\1""")
 _OPPOSITE: Final = {"approve": "reject", "reject": "approve"}
 
@@ -103,14 +107,15 @@ def case_display(
 ) -> RenderableType:
     """The case for the terminal. Each text is cut to `lines` lines (None: nothing is cut)."""
     item, trace = item_case(case).get("item") or {}, item_case(case).get("trace") or {}
+    hits = trace.get("hits") or []
     price = item.get("price")
     version = item_case(case).get("version")
     shown: dict[str, object] = {
         "case": case.get("case_type", "item") + ("" if version is None else f", version {version} of the item"),
         **complaint(case),
         "subject": subject(case),
-        "title": Text(console_output.clean(item.get("title", ""), _LONGEST), style="bold"),
-        "text": item.get("text", ""),
+        "title": _marked(item.get("title", ""), hits, "title", style="bold"),
+        "text": _marked(item.get("text", ""), hits, "text"),
         "brand": item.get("brand"),
         "category": item.get("category"),
         "GTIN": item.get("gtin"),
@@ -124,7 +129,7 @@ def case_display(
         "author": _named(item.get("author")),
         "links": "\n".join(item.get("links") or []),
         "scores": ", ".join(f"{name} {value}" for name, value in (item.get("scores") or {}).items()),
-        "why": "\n".join(_why(trace, rules)),
+        "why": "\n".join(_why(trace, rules, item)),
         "failed": "\n".join(f"{name}: {why}" for name, why in (trace.get("errors") or {}).items()),
         "proposed": ", ".join(case.get("reasons") or []),
         "earlier": "\n".join(_earlier(case, earlier)),
@@ -178,9 +183,10 @@ def joined(conditions: Sequence[str]) -> str:
     return conditions[0] if len(conditions) == 1 else " and ".join(f"({condition})" for condition in conditions)
 
 
-def _why(trace: Mapping[str, Any], rules: Rules) -> Iterable[str]:
+def _why(trace: Mapping[str, Any], rules: Rules, item: Mapping[str, Any]) -> Iterable[str]:
     """Lines for each policy that matched: its title, its conditions, and the terms that it found."""
     matched, terms = trace.get("matched") or [], dict(trace.get("terms") or {})
+    written = _written(trace.get("hits") or [], item)
     is_in_force = bool(rules.policy_set) and trace.get("policy_set") == rules.policy_set
     explained: set[str] = set()
     for name in matched:
@@ -194,18 +200,48 @@ def _why(trace: Mapping[str, Any], rules: Rules) -> Iterable[str]:
         yield f"{name}: {policy.title}" if policy.title else name
         yield f"  if {joined(policy.when)}"
         if own:
-            yield f"  found {_terms(own)}"
+            yield f"  found {_terms(own, written)}"
     if not matched:
         yield "no policy matched"
     if others := {found: term for found, term in terms.items() if found not in explained}:
-        yield f"found {_terms(others)}"
+        yield f"found {_terms(others, written)}"
     if matched and rules.policy_set and not is_in_force:
         why = f"because {rules.policy_set} is in force"
         yield f"(policy set {trace.get('policy_set')}; its conditions are not shown, {why})"
 
 
-def _terms(terms: Mapping[str, str]) -> str:
-    return ", ".join(f"“{term}” ({name})" for name, term in terms.items())
+def _terms(terms: Mapping[str, str], written: Mapping[tuple[str, str], str]) -> str:
+    return ", ".join(f"“{term}” ({name}){written.get((name, term), '')}" for name, term in terms.items())
+
+
+def _written(hits: Sequence[Mapping[str, Any]], item: Mapping[str, Any]) -> Mapping[tuple[str, str], str]:
+    """How the item writes a phrase, by list and phrase, if it writes it otherwise; numbers replace characters that
+    are not displayed."""
+    found: dict[tuple[str, str], str] = {}
+    for hit in hits:
+        part = str(item.get(hit["field"], ""))[hit["start"] : hit["end"]]
+        if part and part.casefold() != hit["phrase"].casefold():
+            shown = _NOT_DISPLAYED.sub(lambda one: f"[U+{ord(one[0]):04X}]", part)
+            found.setdefault((hit["list"], hit["phrase"]), f", written “{console_output.clean(shown, 80)}”")
+    return found
+
+
+def _marked(text: str, hits: Sequence[Mapping[str, Any]], field: str, style: str = "") -> Text:
+    """A text of an item, with the phrases that were found in reverse colours."""
+    shown = Text(style=style)
+    marks = [(hit["start"], hit["end"]) for hit in hits if hit["field"] == field]
+    start = 0
+    for line in text.splitlines(keepends=True):
+        at = len(shown)
+        kept = line.splitlines()[0] if line else ""
+        shown.append(console_output.clean(kept, _LONGEST))
+        for first, end in marks:
+            if first < start + len(kept) and end > start:
+                shown.stylize(_MARK, at + max(first - start, 0), at + min(end - start, len(kept)))
+        shown.append("\n")
+        start += len(line)
+    shown.right_crop(1)
+    return shown
 
 
 def _earlier(case: Mapping[str, Any], earlier: DecidedCases) -> Iterable[str]:

@@ -153,7 +153,7 @@ class _Maker:
                 return violation.action, violation.why
             roll -= violation.share
         if roll < _CHEAP and "price" in item:
-            item["price"] = {**item["price"], "amount_minor": self._random.randint(1, 99)}
+            item["price"] = {**item["price"], "amount_minor": self._random.randint(1, 9)}
             return "reject", "absurd price"
         return "approve", ""
 

@@ -15,6 +15,7 @@ from piepowder.client import Api
 from piepowder.commands import options
 from piepowder.commands.options import ApiConnection, grouped
 from shared.contracts import ids
+from shared.contracts.policy_documents import published_form
 from shared.runtime.clock import SystemClock, to_text
 
 _ACTIONS: Final = {
@@ -74,6 +75,8 @@ def _body(file: Path | None, policies: Path | None, operating_model: Path | None
     body |= {name: value for name, value in fields.items() if value not in (None, [])}
     files = {"policy_set": policies, "operating_model_diff": operating_model}
     change = {name: options.read_yaml(path) for name, path in files.items() if path is not None}
+    if isinstance(change.get("policy_set"), dict):
+        change["policy_set"] = published_form(change["policy_set"])
     whole: dict[str, Any] = msgspec.to_builtins(body | ({"change": change} if change else {}))  # YAML has dates
     return whole
 

@@ -4,13 +4,15 @@ The models here check the form of a publication; `domain.publication` checks its
 has the problem type `invalid-control`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Final
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Security
 from fastapi.exceptions import RequestValidationError
-from pydantic import FailFast, Field
+from pydantic import Discriminator, Field, Tag
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,12 +24,13 @@ from services.router.handlers.publication import ConflictingPublication, NotYetI
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.auth.refusals import RATE_LIMITED
-from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region
+from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region, TermOptions
+from shared.contracts.policy_documents import published_form
 from shared.http.input_errors import rejection
 from shared.http.models import Body, Embedded, View, example
 from shared.http.problems import NOT_READY, OVERLOADED, ProblemType, problem_of, problems
 from shared.http.route import Available, StrictRoute
-from shared.validation.faults import INVALID_REQUEST
+from shared.validation.faults import INVALID_REQUEST, InputRejected, pointer_to
 
 MAX_BYTES: Final = 2 * 1024 * 1024
 _MAX_DIFFERENCES: Final = 200
@@ -35,6 +38,7 @@ _MAX_SLOW_CONDITIONS: Final = 200
 _SLOW_CONDITIONS: Final = (
     "The first 200 conditions of the policy set that only CEL can evaluate; each costs as much as tens of others"
 )
+_PLACE: Final = re.compile(r"/policy_set/\S+(?=:)")
 
 NOT_YET_IN_FORCE: Final = ProblemType(
     "not-in-force-yet",
@@ -62,7 +66,15 @@ _MODEL_EXAMPLE: Final = {
     ]
 }
 _SET_EXAMPLE: Final = {
-    "terms": {"weapons": ["assault rifle", "sturmgewehr"]},
+    "terms": {
+        "weapons": ["assault rifle", "sturmgewehr"],
+        "knives": {
+            "phrases": ["hunting knife"],
+            "exceptions": ["hunting knife sharpener"],
+            "match": ["inflection", "joined"],
+            "examples": {"match": ["Two hunting-knives"], "no_match": ["Hunting knife sharpener"]},
+        },
+    },
     "policies": [
         {
             "id": "weapons",
@@ -73,6 +85,16 @@ _SET_EXAMPLE: Final = {
         }
     ],
     "default_verdict": "approve",
+}
+_SHOWN_SET_EXAMPLE: Final = _SET_EXAMPLE | {
+    "terms": {"weapons": ["assault rifle", "sturmgewehr"], "knives": ["hunting knife"]},
+    "term_options": {
+        "knives": {
+            "exceptions": ["hunting knife sharpener"],
+            "match": ["inflection", "joined"],
+            "examples": {"match": ["Two hunting-knives"], "no_match": ["Hunting knife sharpener"]},
+        }
+    },
 }
 _STAMP_EXAMPLE: Final = {"id": "om-1-0a1b2c3d4e5f", "number": 1, "published_by": "policy-team"}
 
@@ -119,9 +141,40 @@ class PolicyBody(Body):
     )
 
 
+MatchOption = Literal["inflection", "joined", "spaced", "leet", "prefixes", "accents"]
+PatternName = Literal["email", "phone", "iban"]
+
+
+class TermExamplesBody(Body):
+    match: list[str] = Field(default=[], max_length=200, description="Texts in which the list must find a phrase")
+    no_match: list[str] = Field(default=[], max_length=200, description="Texts in which it must find none")
+
+
+class TermOptionsBody(Body):
+    exceptions: list[str] = Field(
+        default=[], max_length=5000, description="Longer phrases in which a phrase of the list does not count"
+    )
+    match: list[MatchOption] = Field(default=[], max_length=6, description="Other spellings that count")
+    patterns: list[PatternName] = Field(default=[], max_length=3, description="Personal data that counts")
+    examples: TermExamplesBody | None = Field(None, description="Checked at publication")
+
+
+class TermListBody(TermOptionsBody):
+    phrases: Annotated[list[str], Field(fail_fast=True)]
+
+
+PlainOrWithOptions = Annotated[
+    Annotated[list[str], Field(fail_fast=True), Tag("phrases")] | Annotated[TermListBody, Tag("options")],
+    Discriminator(lambda value: "options" if isinstance(value, dict | TermListBody) else "phrases"),
+]
+
+
 class PolicySetBody(Body):
-    terms: dict[str, Annotated[list[str], FailFast()]] = Field(
-        default={}, description="Word lists by name, found in title and text"
+    terms: dict[str, PlainOrWithOptions] = Field(
+        default={}, description="Word lists by name, found in title and text: phrases, or an object with options"
+    )
+    term_options: dict[str, TermOptionsBody] = Field(
+        default={}, description="Options of lists that are given by phrases only: the form in which a set is shown"
     )
     policies: list[PolicyBody] = Field(max_length=1000)
     default_verdict: str = Field(description="approve, review or reject; applies if no policy matches")
@@ -151,7 +204,7 @@ class ControlView(View):
     model_config = example(
         {
             "operating_model": {**_STAMP_EXAMPLE, **_MODEL_EXAMPLE},
-            "policy_set": {**_STAMP_EXAMPLE, "id": "ps-1-5f4e3d2c1b0a", **_SET_EXAMPLE},
+            "policy_set": {**_STAMP_EXAMPLE, "id": "ps-1-5f4e3d2c1b0a", **_SHOWN_SET_EXAMPLE},
         }
     )
 
@@ -261,9 +314,10 @@ async def publish(
     for region in [*sorted(new), *sorted(current)]:
         caller.require_region(region)
     try:
-        model, policy_set = await publisher.publish(
-            _regions(body.operating_model), _content(body.policy_set), by=caller.name
-        )
+        with _places_as_written(body.policy_set):
+            model, policy_set = await publisher.publish(
+                _regions(body.operating_model), _content(body.policy_set), by=caller.name
+            )
     except ConflictingPublication as error:
         raise PUBLICATION_CONFLICT(str(error)) from error
     except NotYetInForce as error:
@@ -290,9 +344,10 @@ async def check(_: Reader, checker: TheChecker, body: CheckBody) -> CheckView:
         detail = "Send `operating_model` or `operating_model_diff`, not both."
         raise INVALID_CONTROL.with_message(detail, "/operating_model_diff")
     try:
-        result = await checker.check(
-            _regions(body.operating_model), _regions(body.operating_model_diff), _content(body.policy_set)
-        )
+        with _places_as_written(body.policy_set):
+            result = await checker.check(
+                _regions(body.operating_model), _regions(body.operating_model_diff), _content(body.policy_set)
+            )
     except TooManyChecks as error:
         raise OVERLOADED(str(error), retry_after=2) from error
     return CheckView(
@@ -340,4 +395,37 @@ def _regions(body: OperatingModelBody | OperatingModelDiffBody | None) -> list[R
 
 
 def _content(body: PolicySetBody | None) -> PolicySetContent | None:
-    return None if body is None else msgspec.convert(body.model_dump(), PolicySetContent)
+    if body is None:
+        return None
+    for name in sorted(_with_options(body) & body.term_options.keys()):
+        detail = f"list {name!r} has its options in `terms` already: remove them here or there"
+        raise INVALID_CONTROL.with_message(detail, pointer_to("/policy_set/term_options", name))
+    content = msgspec.convert(published_form(body.model_dump()), PolicySetContent)
+    stated = {name: options for name, options in content.term_options.items() if options != TermOptions()}
+    return msgspec.structs.replace(content, term_options=stated)
+
+
+def _with_options(body: PolicySetBody | None) -> set[str]:
+    """The lists that the body gives as objects."""
+    return set() if body is None else {name for name, given in body.terms.items() if isinstance(given, TermListBody)}
+
+
+@contextmanager
+def _places_as_written(body: PolicySetBody | None) -> Iterator[None]:
+    """Replace places in published sets, where options are beside the lists, by places in the body."""
+    try:
+        yield
+    except InputRejected as error:
+        names = {pointer_to("", name) for name in _with_options(body)}
+        error.faults[:] = [fault._replace(pointer=_as_written(fault.pointer, names)) for fault in error.faults]
+        error.args = (_PLACE.sub(lambda found: _as_written(found[0], names), str(error)),)
+        raise
+
+
+def _as_written(pointer: str, names: set[str]) -> str:
+    for part, steps in (("terms", "/phrases"), ("term_options", "")):
+        for name in names:
+            start = f"/policy_set/{part}{name}/"
+            if pointer.startswith(start):
+                return f"/policy_set/terms{name}{steps}/{pointer.removeprefix(start)}"
+    return pointer

@@ -20,7 +20,7 @@ from services.router.domain.publication import (
     operating_model_faults,
     policy_set_faults,
 )
-from services.router.domain.routing import InvalidConditions, OperatingModel, PolicySet, RulesInForce
+from services.router.domain.routing import InvalidConditions, InvalidTerms, OperatingModel, PolicySet, RulesInForce
 from shared.contracts.envelope import Event
 from shared.contracts.events import OperatingModelPublished, PolicySetPublished
 from shared.kafka.control import comes_into_force
@@ -118,7 +118,7 @@ class ControlState:
                 raise Poison(f"policy set {data.id}: {first_fault(faults)}")
             try:
                 self.policy_set = self.compile_policy_set(data)
-            except (InvalidConditions, ValueError) as error:
+            except (InvalidConditions, InvalidTerms) as error:
                 raise Poison(f"policy set {data.id} does not compile here: {error}") from error
         self.deleted.discard(entity_of(data))
         metrics.CONTROL_IN_FORCE.labels(entity_of(data)).set(data.number)

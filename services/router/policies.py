@@ -2,14 +2,14 @@
 
 from services.router.cel.conditions import CelConditions
 from services.router.domain.routing import PolicySet
-from services.router.terms import Terms
+from services.router.terms import Terms, term_lists
 from shared.contracts.events import PolicySetPublished
 
 
 def compile_policy_set(published: PolicySetPublished) -> PolicySet:
-    """Compile a policy set; raises InvalidConditions with all faults, and ValueError for unusable word lists."""
+    """Compile a policy set; raises InvalidConditions or InvalidTerms with all faults."""
     return PolicySet(
         published,
-        find_terms=Terms(published.terms).find,
+        find_terms=Terms(term_lists(published.terms, published.term_options)).find,
         conditions=CelConditions([policy.when for policy in published.policies]),
     )

@@ -89,7 +89,7 @@ class Operations:
         market, _, to = move.partition(" to ")
         before = await self._in_force()
         rules = before["policy_set"]
-        rules = {name: rules[name] for name in ("terms", "default_verdict", "policies")}
+        rules = {name: rules[name] for name in ("terms", "term_options", "default_verdict", "policies")}
         original = before["operating_model"]["regions"]
         moved = copy.deepcopy(original)
         for region in moved:

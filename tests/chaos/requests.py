@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from deploy.initial import CONTROL
+from shared.contracts.policy_documents import published_form
 from tests.chaos.checker.cloudevents import derived
 from tests.chaos.clients import PermanentClients
 from tests.chaos.gate import Gate
@@ -68,7 +69,7 @@ class Lives:
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"requests-{seed}")
-        self._policies: dict[str, Any] = msgspec.yaml.decode((CONTROL / "policies.yaml").read_bytes())
+        self._policies = published_form(msgspec.yaml.decode((CONTROL / "policies.yaml").read_bytes()))
         self._date = (datetime.now(UTC) + timedelta(days=400)).date().isoformat()
         self._count = 0
 

@@ -16,6 +16,7 @@ from deploy.local.system import System
 from deploy.services import ServiceSpec
 from shared.contracts import events, ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, encode
+from shared.contracts.policy_documents import published_form
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, record
 from shared.runtime.clock import SystemClock, to_text
@@ -63,7 +64,9 @@ async def control(servers: Servers) -> tuple[str, str]:
         (
             "policy-set",
             events.POLICY_SET_PUBLISHED,
-            msgspec.convert({"id": f"ps-1-{number}", **published, **policies}, events.PolicySetPublished),
+            msgspec.convert(
+                {"id": f"ps-1-{number}", **published, **published_form(policies)}, events.PolicySetPublished
+            ),
         ),
     ]
     producer = KafkaProducer(servers.kafka, client_id="test")

@@ -70,7 +70,7 @@ def add_policies(cell: Cell) -> None:
     """Publish the policies of this module in addition to those of the sample."""
     policy_set = in_force(cell)["policy_set"]
     policies = [one for one in policy_set["policies"] if one["id"] not in ("german-rule", "reviewed")]
-    body = {name: policy_set[name] for name in ("terms", "default_verdict")}
+    body = {name: policy_set[name] for name in ("terms", "term_options", "default_verdict")}
     body["policies"] = [*policies, GERMAN_RULE, REVIEWED]
     response = publish(cell, {"policy_set": body})
     assert response.status_code == 200, response.text

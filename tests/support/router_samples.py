@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.router.domain.routing import Evaluation, OperatingModel, PolicySet
+from services.router.domain.routing import NOTHING_FOUND, Evaluation, OperatingModel, PolicySet
 from services.router.policies import compile_policy_set
 from shared.contracts.envelope import GLOBAL, Attributes, Event
 from shared.contracts.events import (
@@ -16,6 +16,7 @@ from shared.contracts.events import (
     PolicySetPublished,
     Queue,
     Region,
+    TermOptions,
 )
 from shared.runtime.errors import Transient
 
@@ -36,13 +37,18 @@ def operating_model(*regions: Region, number: int = 1) -> OperatingModelPublishe
 
 
 def policies(
-    *rules: Policy, default: str = "approve", number: int = 1, terms: Mapping[str, list[str]] | None = None
+    *rules: Policy,
+    default: str = "approve",
+    number: int = 1,
+    terms: Mapping[str, list[str]] | None = None,
+    term_options: Mapping[str, TermOptions] | None = None,
 ) -> PolicySetPublished:
     return PolicySetPublished(
         id=f"ps-{number}-test",
         number=number,
         published_by="test",
         terms=dict(terms or {}),
+        term_options=dict(term_options or {}),
         policies=list(rules),
         default_verdict=default,
     )
@@ -106,7 +112,7 @@ class FixedConditions:
 
 def with_conditions(rules: Sequence[Policy], conditions: FixedConditions, default: str = "approve") -> PolicySet:
     """A policy set whose conditions have fixed results."""
-    return PolicySet(policies(*rules, default=default), find_terms=lambda _: {}, conditions=conditions)
+    return PolicySet(policies(*rules, default=default), find_terms=lambda _, __: NOTHING_FOUND, conditions=conditions)
 
 
 class Progress:

@@ -24,7 +24,7 @@ def policy_set_differences(current: PolicySetPublished | None, new: PolicySetPub
     """Differences between two policy sets; `current` is None if none is in force."""
     if current is None:
         return [ControlDifference("policy_set", ADDED)]
-    found = [*_by_name("terms", current.terms, new.terms)]
+    found = [*_by_name("terms", _lists(current), _lists(new))]
     found += _by_name("policies", {p.id: p for p in current.policies}, {p.id: p for p in new.policies})
     if current.default_verdict != new.default_verdict:
         found.append(ControlDifference("default_verdict", CHANGED))
@@ -65,6 +65,11 @@ def _by_name(at: str, current: Mapping[str, object], new: Mapping[str, object]) 
     yield from (ControlDifference(f"{at}/{name}", REMOVED) for name in current if name not in new)
     if [name for name in current if name in new] != [name for name in new if name in current]:
         yield ControlDifference(at, REORDERED)
+
+
+def _lists(published: PolicySetPublished) -> dict[str, object]:
+    """The word lists with their options, by name."""
+    return {name: (phrases, published.term_options.get(name)) for name, phrases in published.terms.items()}
 
 
 def _regions(regions: Sequence[Region]) -> dict[str, Region]:

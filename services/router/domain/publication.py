@@ -12,10 +12,11 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar
 import msgspec
 import pycountry
 
-from services.router.domain.routing import APPROVE, REJECT, REVIEW, InvalidConditions, PolicySet
+from services.router.domain.routing import APPROVE, REJECT, REVIEW, InvalidConditions, InvalidTerms, PolicySet
+from services.router.domain.term_lists import publication_term_faults, term_faults, term_list_faults
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL
-from shared.contracts.events import OperatingModelPublished, Policy, PolicySetPublished, Region
+from shared.contracts.events import OperatingModelPublished, Policy, PolicySetPublished, Region, TermOptions
 from shared.validation.faults import Fault, InputRejected, RejectionType
 from shared.validation.regions import check_region
 
@@ -46,6 +47,7 @@ class PolicySetContent(msgspec.Struct, frozen=True):
     terms: dict[str, list[str]]
     policies: list[Policy]
     default_verdict: str
+    term_options: dict[str, TermOptions] = {}
 
 
 class ControlSnapshot(NamedTuple):
@@ -83,7 +85,9 @@ def publication_faults(
         model_faults += _membership_faults(model, in_force.operating_model, served)
     if policy_set is not None:
         set_faults += policy_set_faults(policy_set, pointer="/policy_set")
-        set_faults += _compile_faults(policy_set, compile_policy_set)
+        reported = {fault.pointer for fault in set_faults}
+        compiled = _compile_faults(policy_set, compile_policy_set)
+        set_faults += [fault for fault in compiled if fault.pointer not in reported]
     if model_faults:
         return model_faults + set_faults
     return set_faults + _consistency_faults(model, policy_set, in_force)
@@ -111,15 +115,7 @@ def policy_set_faults(content: PolicySetPublished, *, pointer: str = "") -> list
     faults: list[Fault] = []
     if content.default_verdict not in _VERDICTS:
         faults.append(Fault(f"{pointer}/default_verdict", _not_a_verdict(content.default_verdict)))
-    for name, phrases in content.terms.items():
-        at = f"{pointer}/terms/{name.replace('~', '~0').replace('/', '~1')}"
-        if not name.strip():
-            faults.append(Fault(at, "a word list needs a name"))
-        faults += [
-            Fault(f"{at}/{t}", f"list {name!r} has an empty phrase: write a word, or remove the line")
-            for t, phrase in enumerate(phrases)
-            if not phrase.strip()
-        ]
+    faults += term_list_faults(content, pointer)
     faults += _duplicates([policy.id for policy in content.policies], f"{pointer}/policies", "policy")
     for p, policy in enumerate(content.policies):
         faults += _policy_faults(policy, f"{pointer}/policies/{p}")
@@ -268,8 +264,9 @@ def _policy_faults(policy: Policy, at: str) -> list[Fault]:
 
 
 def _compile_faults(policy_set: PolicySetPublished, compile_policy_set: CompilePolicySet) -> list[Fault]:
+    """Faults of conditions and word lists that do not compile, and of lists that contradict their examples."""
     try:
-        compile_policy_set(policy_set)
+        compiled = compile_policy_set(policy_set)
     except InvalidConditions as error:
         return [
             Fault(
@@ -278,9 +275,9 @@ def _compile_faults(policy_set: PolicySetPublished, compile_policy_set: CompileP
             )
             for fault in error.faults
         ]
-    except ValueError as error:
-        return [Fault("/policy_set/terms", str(error))]
-    return []
+    except InvalidTerms as error:
+        return [*term_faults(error.faults, "/policy_set")]
+    return [*publication_term_faults(compiled, compile_policy_set, "/policy_set")]
 
 
 def _consistency_faults(

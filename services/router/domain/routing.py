@@ -30,6 +30,7 @@ from shared.contracts.events import (
     Policy,
     PolicySetPublished,
     Region,
+    TermHit,
     Trace,
 )
 from shared.runtime.clock import from_text, to_text
@@ -86,6 +87,35 @@ class InvalidConditions(Exception):  # noqa: N818 - named after the fact, not af
 
     def __init__(self, faults: Sequence[ConditionFault]) -> None:
         super().__init__("; ".join(fault.message for fault in faults))
+        self.faults = faults
+
+
+class FoundTerms(NamedTuple):
+    """The word lists found in an item: by name, the first of its phrases that was found; and the places of all."""
+
+    phrases: Mapping[str, str]
+    hits: Sequence[TermHit]
+
+
+NOTHING_FOUND: Final = FoundTerms({}, ())
+
+
+class TermFault(NamedTuple):
+    """A fault of a word list: its name, the place in it (`phrases/3`), and a message with the remedy. Name and place
+    are empty for a fault of all lists together."""
+
+    list: str
+    place: str
+    message: str
+
+
+class InvalidTerms(Exception):  # noqa: N818 - named after the fact, not after an error
+    """Word lists of a policy set that cannot be used."""
+
+    def __init__(self, faults: Sequence[TermFault]) -> None:
+        super().__init__(
+            "; ".join(f"list {fault.list!r}: {fault.message}" if fault.list else fault.message for fault in faults)
+        )
         self.faults = faults
 
 
@@ -149,16 +179,16 @@ class OperatingModel:
 class PolicySet:
     """A compiled policy set.
 
-    `find_terms` returns the word lists found in a text, by name, each with the phrase that was found; `conditions` has
-    the conditions of all policies, in the order of the policies.
+    `find_terms` returns the word lists found in a title and a text; `conditions` has the conditions of all policies, in
+    the order of the policies.
     """
 
     def __init__(
-        self, published: PolicySetPublished, *, find_terms: Callable[[str], Mapping[str, str]], conditions: Conditions
+        self, published: PolicySetPublished, *, find_terms: Callable[[str, str], FoundTerms], conditions: Conditions
     ) -> None:
         self.published = published
         self.id = published.id
-        self._find_terms = find_terms
+        self.find_terms = find_terms
         self._conditions = conditions
         self._names = condition_names(published.policies)
         self._rules = _rules(published.policies)
@@ -176,11 +206,12 @@ class PolicySet:
         self, submitted: ItemSubmitted, markets: Sequence[str], region_route: RegionRoute, model_id: str
     ) -> RoutingOutcome:
         """Evaluate an item that is offered in these `markets` of a region, under the operating model `model_id`."""
-        item = submitted.item
-        terms = self._find_terms(f"{item.title}\n{item.text}")
+        terms, hits = self.find_terms(submitted.item.title, submitted.item.text)
         held, errors = self._conditions.evaluate(submitted, [*terms])
         outcome = self._concluded(held, errors, markets, region_route, model_id)
-        return outcome._replace(trace=replace(outcome.trace, terms=dict(terms))) if terms else outcome
+        if not terms:
+            return outcome
+        return outcome._replace(trace=replace(outcome.trace, terms=dict(terms), hits=list(hits)))
 
     def _concluded(
         self,
@@ -378,11 +409,11 @@ def opening_id(cause: str, case_opened: str, trace: Trace) -> str:
     """Id of the event that opens a case: the same for a replay under the same rules, another one under other rules.
 
     `case_opened` is the event's type. Under other rules, the same cause may give other values: then it is another
-    event, and the decision service keeps the first one. A trace with `terms` gives another id than a router without
-    this field gave, because it is another value; a trace without `terms` keeps its id.
+    event, and the decision service keeps the first one. A trace with `hits` gives another id than routers without this
+    field gave, because it is another value; a trace without hits keeps its id.
     """
-    with_terms = "/terms" if trace.terms else ""
-    return ids.event_id(cause, case_opened, f"{trace.policy_set}/{trace.operating_model}{with_terms}")
+    with_hits = "/hits" if trace.hits else ""
+    return ids.event_id(cause, case_opened, f"{trace.policy_set}/{trace.operating_model}{with_hits}")
 
 
 def _reaches(policy: Policy, region_route: RegionRoute) -> bool:

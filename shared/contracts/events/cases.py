@@ -9,11 +9,22 @@ CASE_OPENED: Final = "piepowder.case.opened.v1"
 CASE_WITHDRAWN: Final = "piepowder.case.withdrawn.v1"
 
 
+class TermHit(Struct, frozen=True, kw_only=True):
+    """A phrase of a word list in an item. `field` is `title` or `text`; `start` and `end` count Unicode code points."""
+
+    list: str
+    phrase: str
+    field: str
+    start: int
+    end: int
+
+
 class Trace(Struct, frozen=True, kw_only=True):
     """Explanation of a verdict: policy set, operating model, matching policies, and conditions that held.
 
     A condition is named `<policy>/<index>`. A condition that is neither in `held` nor in `errors` did not hold.
-    `terms` has the word lists found in title and text, each with the first of its phrases that was found.
+    `terms` has the word lists found in title and text, each with the first of its phrases that was found;
+    `hits` has the places, at most 20 of each list.
     """
 
     policy_set: str
@@ -22,6 +33,7 @@ class Trace(Struct, frozen=True, kw_only=True):
     held: list[str] = []
     errors: dict[str, str] = {}
     terms: dict[str, str] = {}
+    hits: list[TermHit] = []
 
 
 class _CaseEvent(Struct, frozen=True, kw_only=True):

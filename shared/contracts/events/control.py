@@ -58,13 +58,32 @@ class Policy(Struct, frozen=True, kw_only=True):
     markets: list[str] = []
 
 
+class TermExamples(Struct, frozen=True, kw_only=True):
+    """Texts in which a word list must find a phrase, and texts in which it must find none."""
+
+    match: list[str] = []
+    no_match: list[str] = []
+
+
+class TermOptions(Struct, frozen=True, kw_only=True):
+    """Options of a word list: `exceptions` are texts in which a phrase does not count, `match` enables spellings,
+    `patterns` adds personal data; `examples` are checked at publication."""
+
+    exceptions: list[str] = []
+    match: list[str] = []
+    patterns: list[str] = []
+    examples: TermExamples | None = None
+
+
 class PolicySetPublished(Struct, frozen=True, kw_only=True):
-    """The policies in force from now on. `terms` are word lists by name, searched in title and text."""
+    """The policies in force from now on. `terms` are word lists by name, searched in title and text; `term_options` has
+    the options of some of them."""
 
     id: str
     number: int
     published_by: str
     terms: dict[str, list[str]] = {}
+    term_options: dict[str, TermOptions] = {}
     policies: list[Policy]
     default_verdict: str
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from shared.contracts.events.base import Struct
-from shared.contracts.events.control import Policy, Region
+from shared.contracts.events.control import Policy, Region, TermOptions
 
 REQUEST_DRAFTED: Final = "piepowder.request.drafted.v1"
 REQUEST_CHANGED: Final = "piepowder.request.changed.v1"
@@ -22,6 +22,7 @@ class ProposedPolicySet(Struct, frozen=True, kw_only=True):
     """A proposed policy set: `PolicySetPublished` without id and number."""
 
     terms: dict[str, list[str]] = {}
+    term_options: dict[str, TermOptions] = {}
     policies: list[Policy]
     default_verdict: str
 

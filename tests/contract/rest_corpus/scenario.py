@@ -268,7 +268,8 @@ class Scenario:
         shown = self.call("router", "show")
         number = shown["policy_set"]["number"]
         self.call("router", "check")
-        policy_set = {name: shown["policy_set"][name] for name in ("terms", "policies", "default_verdict")}
+        names = ("terms", "term_options", "policies", "default_verdict")
+        policy_set = {name: shown["policy_set"][name] for name in names if name in shown["policy_set"]}
         policy_set["policies"][-1]["title"] = "Low risk"
         body = {"operating_model": {"regions": shown["operating_model"]["regions"]}, "policy_set": policy_set}
         self.call("router", "check", body)

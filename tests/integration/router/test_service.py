@@ -17,6 +17,7 @@ from shared.contracts.events import (
     CaseOpened,
     OperatingModelPublished,
     Region,
+    TermHit,
 )
 from shared.kafka.producer import Record, record
 from tests.support.router_process import RunningRouter, item, publication, ready, running_router
@@ -50,7 +51,7 @@ async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: Runn
     event = by_subject["2"]
     cause = ids.event_id(event.data.item_id, ITEM_SUBMITTED, router.region)
     trace = event.data.trace
-    assert event.attributes.id == ids.event_id(cause, CASE_OPENED, f"{trace.policy_set}/{trace.operating_model}/terms")
+    assert event.attributes.id == ids.event_id(cause, CASE_OPENED, f"{trace.policy_set}/{trace.operating_model}/hits")
     assert (event.attributes.causation_id, event.attributes.correlation_id) == (cause, cause)
     assert event.attributes.source == f"piepowder/router/{router.region}"
     assert event.data.case_id == ids.case_id(event.data.item_id, router.region, "item")
@@ -233,3 +234,60 @@ async def test_an_invalid_publication_is_rejected_with_pointers(router: RunningR
     [example] = document["components"]["schemas"]["PublicationBody"]["examples"]
     example["operating_model"]["regions"][0]["id"] = router.region
     assert (await router.publish(example)).status_code == 200
+
+
+async def test_a_list_with_options_is_shown_in_published_form_and_its_hits_are_in_the_case(
+    router: RunningRouter,
+) -> None:
+    body = publication(router.region)
+    body["policy_set"]["terms"]["weapons"] = {
+        "phrases": ["switchblade"],
+        "exceptions": ["switchblade comb"],
+        "match": ["joined", "leet"],
+        "examples": {"match": ["5witch-blade"], "no_match": ["switchblade comb"]},
+    }
+    response = await router.publish(body)
+    assert response.status_code == 200, response.text
+    await router.wait_until(ready)
+    shown = (await router.in_force())["policy_set"]
+    assert shown["terms"] == {"weapons": ["switchblade"]}
+    assert shown["term_options"] == {
+        "weapons": {
+            "exceptions": ["switchblade comb"],
+            "match": ["joined", "leet"],
+            "examples": {"match": ["5witch-blade"], "no_match": ["switchblade comb"]},
+        }
+    }
+    again = {name: shown[name] for name in ("terms", "term_options", "policies", "default_verdict")}
+    assert (await router.publish({"policy_set": again})).json()["policy_set"]["changed"] is False
+    await router.submit(item(1, title="A switchblade comb"), item(2, title="Fine $witch\u200b-blade"))
+    cases = {event.data.subject_id: event.data.trace for event in await router.cases(2)}
+    assert (cases["1"].terms, cases["1"].hits) == ({}, [])
+    assert cases["2"].terms == {"weapons": "switchblade"}
+    assert cases["2"].hits == [TermHit(list="weapons", phrase="switchblade", field="title", start=5, end=18)]
+
+
+async def test_faults_of_a_list_have_their_places_in_the_body(router: RunningRouter) -> None:
+    body = publication(router.region)
+    body["policy_set"]["terms"] = {
+        "weapons": {"phrases": ["assault rifle", "\u200b"], "examples": {"match": ["gun"]}},
+        "plain": ["\u200b"],
+    }
+    places = [error["pointer"] for error in (await router.publish(body)).json()["errors"]]
+    assert places == ["/policy_set/terms/weapons/phrases/1", "/policy_set/terms/plain/0"]
+    body["policy_set"]["terms"]["weapons"]["phrases"].pop()
+    body["policy_set"]["terms"]["plain"] = ["x"]
+    response = await router.publish(body)
+    assert response.status_code == 422
+    [error] = response.json()["errors"]
+    assert error["pointer"] == "/policy_set/terms/weapons/examples/match/0"
+    assert response.json()["detail"].startswith(
+        "Nothing was published. /policy_set/terms/weapons/examples/match/0: list"
+    )
+    body["policy_set"]["terms"]["weapons"]["match"] = ["fuzzy"]
+    [error] = (await router.publish(body)).json()["errors"]
+    assert error["pointer"] == "/policy_set/terms/weapons/match/0"
+    body["policy_set"]["terms"]["weapons"]["match"] = []
+    body["policy_set"]["term_options"] = {"weapons": {"match": ["leet"]}}
+    [error] = (await router.publish(body)).json()["errors"]
+    assert error["pointer"] == "/policy_set/term_options/weapons"

@@ -62,8 +62,8 @@ def opened(
 
 def opening_id(cause: str, case: events.CaseOpened) -> str:
     """The id that the router gives to the event that opens a case: other rules in its trace give another id."""
-    with_terms = "/terms" if case.trace.terms else ""
-    return ids.event_id(cause, events.CASE_OPENED, f"{case.trace.policy_set}/{case.trace.operating_model}{with_terms}")
+    with_hits = "/hits" if case.trace.hits else ""
+    return ids.event_id(cause, events.CASE_OPENED, f"{case.trace.policy_set}/{case.trace.operating_model}{with_hits}")
 
 
 def withdrawn(

@@ -4,6 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from piepowder import console_output
 from piepowder.case_display import DecidedCases, Rules, case_display, due_in, effect, joined, rejects
@@ -160,3 +163,45 @@ def test_each_action_states_its_effect_and_asks_for_reasons_only_if_it_restricts
 def test_the_time_until_a_case_is_due() -> None:
     assert due_in("2026-05-01T12:59:59.000Z", NOON) == "in 59 min"
     assert due_in("2026-05-01T10:00:00.000Z", NOON) == "2 h 0 min ago: OVERDUE"
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "hits", "expected_title", "expected_text"),
+    [
+        ("A 5witchblade", "", [("title", 2, 13)], ["5witchblade"], []),
+        ("", "one\r\ntwo gun\n\nthree gun", [("text", 9, 12), ("text", 20, 23)], [], ["gun", "gun"]),
+        ("", "hand\n grenade x", [("text", 0, 13)], [], ["hand", " grenade"]),
+        ("", "a\x1b[2Jgun", [("text", 5, 8)], [], ["gun"]),
+        ("gun", "gun", [("text", 0, 3)], [], ["gun"]),
+        ("no hit", "none", [], [], []),
+    ],
+)
+def test_each_phrase_that_was_found_is_marked_in_title_and_text(
+    title: str, text: str, hits: list[tuple[str, int, int]], expected_title: list[str], expected_text: list[str]
+) -> None:
+    found = [events.TermHit(list="w", phrase="p", field=field, start=start, end=end) for field, start, end in hits]
+    trace = events.Trace(policy_set="ps-1", operating_model="om-1", terms={"w": "p"}, hits=found)
+    case = shown(opened("eu", item=events.Item(markets=["DE"], title=title, text=text), trace=trace)[1])
+    group = case_display(case, Rules(), DecidedCases(), NOON)
+    assert isinstance(group, Group)
+    grid = group.renderables[1]
+    assert isinstance(grid, Table)
+    names, values = ([*column.cells] for column in grid.columns)
+    parts = {
+        name: [value.plain[span.start : span.end] for span in value.spans if span.style == "reverse"]
+        for name, value in zip(names, values, strict=True)
+        if isinstance(value, Text)
+    }
+    assert (parts.get("title", []), parts.get("text", [])) == (expected_title, expected_text)
+
+
+def test_another_spelling_of_a_phrase_is_shown_with_the_numbers_of_characters_that_are_not_displayed() -> None:
+    item = events.Item(markets=["DE"], title="A switch\u200bblade", text="Rolex")
+    hits = [
+        events.TermHit(list="weapons", phrase="switchblade", field="title", start=2, end=14),
+        events.TermHit(list="brands", phrase="rolex", field="text", start=0, end=5),
+    ]
+    terms = {"weapons": "switchblade", "brands": "rolex"}
+    trace = events.Trace(policy_set="ps-1", operating_model="om-1", terms=terms, hits=hits)
+    text = text_of(shown(opened("eu", item=item, trace=trace)[1]))
+    assert "found “switchblade” (weapons), written “switch[U+200B]blade”, “rolex” (brands)" in " ".join(text.split())

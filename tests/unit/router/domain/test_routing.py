@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from services.router.domain.routing import OperatingModel, due_at, opening_id, require_region, route
 from shared.contracts import ids
-from shared.contracts.events import Policy, Queue, Trace
+from shared.contracts.events import Policy, Queue, TermHit, Trace
 from shared.runtime.errors import Poison, Transient
 from tests.support.router_samples import (
     RECEIVED_AT,
@@ -217,11 +217,12 @@ def test_the_id_of_an_opening_depends_on_its_cause_its_type_and_the_rules() -> N
     assert of("c", "t", "p", "o") == ids.event_id("c", "t", "p/o")
 
 
-def test_only_an_opening_with_terms_in_its_trace_has_another_id_than_before_this_field() -> None:
+def test_only_an_opening_with_hits_in_its_trace_has_another_id_than_before_this_field() -> None:
     trace = Trace(policy_set="p", operating_model="o", matched=["weapons"], held=["weapons/0"])
     assert opening_id("c", "t", trace) == ids.event_id("c", "t", "p/o")
-    first, second = (opening_id("c", "t", replace(trace, terms={"weapons": term})) for term in ("gun", "knife"))
-    assert first == second == ids.event_id("c", "t", "p/o/terms"), "the rules and the cause fix the terms"
+    hits = [TermHit(list="weapons", phrase="gun", field="title", start=at, end=at + 3) for at in range(2)]
+    first, second = (opening_id("c", "t", replace(trace, terms={"weapons": "gun"}, hits=[hit])) for hit in hits)
+    assert first == second == ids.event_id("c", "t", "p/o/hits"), "the rules and the cause fix the hits"
 
 
 def test_the_trace_names_the_term_that_each_list_found() -> None:

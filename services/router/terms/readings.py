@@ -1,0 +1,84 @@
+"""Readings of a folded text without the letters' disguises: joined and spaced letters, and digits in place of letters.
+
+A list enables them. A reading is made only for a text that has such a disguise; the plain text is searched in any case.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import regex
+
+JOINED: Final = "joined"
+SPACED: Final = "spaced"
+LEET: Final = "leet"
+READ_OTHERWISE: Final = frozenset({JOINED, SPACED, LEET})
+
+CONNECTORS: Final = "-_'`"
+_REMOVED: Final = str.maketrans("", "", CONNECTORS)
+_ALIKE: Final = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g", "l": "i"}
+_SIGNS: Final = {"@": "a", "$": "s", "!": "i", "|": "i", "€": "e", "£": "i", "¡": "i"}
+_LETTERS_OF_DIGITS: Final = str.maketrans(_ALIKE)
+_SIGN_IN_A_WORD: Final = regex.compile(r"[@$!|€£¡](?=\w)")
+# Three letters, or two ideographs.
+_SINGLE_LETTERS: Final = regex.compile(
+    r"(?<![\p{L}\p{M}\p{N}])(?:[\p{L}\p{N}@$!](?:[\s.,*~·|/+_-]{1,3}[\p{L}\p{N}@$!](?![\p{L}\p{M}\p{N}])){2,}"
+    r"|\p{Han}[\s.*~·|/_-]{1,3}\p{Han}(?![\p{L}\p{M}\p{N}]))"
+)
+_DIGIT_BESIDE_CYRILLIC: Final = regex.compile(r"(?<=\p{Cyrillic})[034]|[034](?=\p{Cyrillic})")
+_CYRILLIC_DIGITS: Final = {"0": "о", "3": "з", "4": "ч"}
+_BETWEEN_WORDS: Final = "\0"  # no phrase contains it
+_BETWEEN: Final = frozenset(" \t\n\r\v\f.,*~·|/+_-")
+# RE2's forms of the two patterns: they find whether a text needs a reading.
+DIGIT_IN_A_WORD: Final = r"\pL[0-9@$!|€£¡]|[0-9@$!|€£¡]\pL"
+SINGLE_LETTERS: Final = (
+    r"(?:^|[^\pL\pM\pN])(?:[\pL\pN@$!](?:[\s.,*~·|/+_-]{1,3}[\pL\pN@$!]){2}|\p{Han}[\s.*~·|/_-]{1,3}\p{Han})"
+    r"(?:$|[^\pL\pM\pN])"
+)
+
+
+def leet(word: str) -> str:
+    """A word with the letters that its digits and signs stand for; `l` and `i` become one letter."""
+    if not word.isascii():
+        word = _DIGIT_BESIDE_CYRILLIC.sub(lambda digit: _CYRILLIC_DIGITS[digit[0]], word)
+    if any(sign in word for sign in _SIGNS):
+        word = _SIGN_IN_A_WORD.sub(lambda sign: _SIGNS[sign[0]], word)
+    return word.translate(_LETTERS_OF_DIGITS)
+
+
+def joined(word: str) -> str:
+    """A word without hyphens, underscores and apostrophes."""
+    return word.translate(_REMOVED)
+
+
+def reading(text: str, options: Iterable[str], disguises: Iterable[str] = READ_OTHERWISE) -> str:
+    """A folded text as a list with these options reads it, if the text may have these disguises."""
+    if SPACED in options and SPACED in disguises:
+        text = "".join(character for character, _ in _without_gaps(text))
+    if LEET in options:
+        text = leet(text)
+    return joined(text) if JOINED in options else text
+
+
+def origins(text: str, options: Iterable[str]) -> Sequence[int]:
+    """For each character of `reading(text, options)`, its offset in the folded text."""
+    read = _without_gaps(text) if SPACED in options else list(zip(text, range(len(text)), strict=True))
+    return [offset for character, offset in read if JOINED not in options or character not in CONNECTORS]
+
+
+def _without_gaps(text: str) -> list[tuple[str, int]]:
+    """The characters of a text in which each sequence of single letters is a word, with their offsets in the text.
+
+    At the end, each such word is repeated without its first and without its last letter: these may be words themselves
+    ("a g u n").
+    """
+    found: list[tuple[str, int]] = []
+    repeated: list[tuple[str, int]] = []
+    end = 0
+    for run in _SINGLE_LETTERS.finditer(text):
+        found += ((text[at], at) for at in range(end, run.start()))
+        letters = [(text[at], at) for at in range(*run.span()) if text[at] not in _BETWEEN]
+        gap = _BETWEEN_WORDS, run.start()
+        found += letters
+        repeated += [gap, *letters[1:], gap, *letters[:-1]]
+        end = run.end()
+    return [*found, *((text[at], at) for at in range(end, len(text))), *repeated]

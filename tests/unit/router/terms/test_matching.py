@@ -1,0 +1,156 @@
+"""Word lists find whole words in any script and case, but not inside other words."""
+
+import msgspec
+import pytest
+
+from services.router.domain.routing import NOTHING_FOUND, InvalidTerms, TermFault
+from shared.contracts.events import TermHit
+from tests.support.term_samples import marked, one_list, parts, plain_lists
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text"),
+    [
+        ("gun", "A GUN!"),
+        ("gun", "gun"),
+        ("assault rifle", "an Assault\n  Rifle for sale"),
+        ("assault rifle", "assault\u2003rifle"),
+        ("assault rifle", "assault\u2028rifle"),
+        ("Straße", "HAUPTSTRASSE STRASSE"),
+        ("épée", "une ÉPÉE, neuve"),
+        ("épée", "une e\u0301pe\u0301e"),
+        ("ΣΊΣΥΦΟΣ", "ο σίσυφος"),
+        ("оружие", "продам ОРУЖИЕ"),
+        ("gun", "ｇｕｎ"),
+        ("武器", "新武器店"),
+        ("c++ crack", "get a C++ crack now"),
+        ("1:1 copy", "a 1:1 copy"),
+    ],
+)
+def test_a_phrase_is_found_as_whole_words(phrase: str, text: str) -> None:
+    assert one_list(phrase).find("", text).phrases == {"list": phrase}
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text"),
+    [
+        ("gun", "begun"),
+        ("gun", "gunpowder"),
+        ("gun", "égun"),
+        ("gun", "guné"),
+        ("gun", "gun_metal"),
+        ("épée", "épées"),
+        ("a.b", "axb"),
+        ("assault rifle", "assault. rifle"),
+        ("оружие", "оружием"),
+    ],
+)
+def test_a_phrase_is_not_found_inside_other_words(phrase: str, text: str) -> None:
+    assert one_list(phrase).find("", text) == NOTHING_FOUND
+
+
+def test_list_names_are_sorted_and_unique() -> None:
+    terms = plain_lists({"z": ["one", "two"], "a": ["three", "one"], "none": ["four"], "empty": []})
+    assert [*terms.find("", "three two one").phrases.items()] == [("a", "three"), ("z", "one")]
+
+
+def test_the_first_phrase_of_a_list_is_named_wherever_it_is_in_the_text() -> None:
+    terms = plain_lists({"a": ["one", "two", "one two"]})
+    assert [terms.find("", text).phrases for text in ("two ONE", "one two", "two", "three")] == [
+        {"a": "one"},
+        {"a": "one"},
+        {"a": "two"},
+        {},
+    ]
+
+
+def test_without_lists_nothing_is_found() -> None:
+    assert plain_lists({}).find("anything", "") == NOTHING_FOUND
+
+
+@pytest.mark.parametrize("phrase", [" \u2003 ", "\u200b", "\u00ad \ufeff", "\u0301"])
+def test_every_phrase_without_a_displayed_character_is_reported_with_list_row_and_remedy(phrase: str) -> None:
+    with pytest.raises(InvalidTerms) as raised:
+        plain_lists({"fine": ["gun"], "list": ["a", phrase, phrase]})
+    remedy = f"{phrase!r} has no character that is displayed: write a word, or remove the line"
+    assert raised.value.faults == [TermFault("list", "phrases/1", remedy), TermFault("list", "phrases/2", remedy)]
+
+
+def test_none_of_thousands_of_phrases_is_missed() -> None:
+    words = [f"wort{n}a" for n in range(5000)]
+    terms = plain_lists({word: [word] for word in words})
+    assert all(terms.find("", f"davor {word}, danach").phrases == {word: word} for word in words[::7])
+    assert terms.find("", " ".join(words[:300])).phrases == {word: word for word in words[:300]}
+
+
+def test_each_hit_has_its_list_its_phrase_and_its_place_in_the_original_title_or_text() -> None:
+    terms = plain_lists({"weapons": ["gun", "hand grenade"], "brands": ["Rolex"]})
+    title, text = "ＲＯＬＥＸ gu\u00adn", "Ein\n  HAND\u2003Grenade, ein gun\u200b."
+    found = terms.find(title, text)
+    assert found.phrases == {"brands": "Rolex", "weapons": "gun"}
+    assert found.hits == [
+        TermHit(list="brands", phrase="Rolex", field="title", start=0, end=5),
+        TermHit(list="weapons", phrase="gun", field="title", start=6, end=10),
+        TermHit(list="weapons", phrase="hand grenade", field="text", start=6, end=18),
+        TermHit(list="weapons", phrase="gun", field="text", start=24, end=28),
+    ]
+    assert marked(found, title=title, text=text) == ["ＲＯＬＥＸ", "gu\u00adn", "HAND\u2003Grenade", "gun\u200b"]
+
+
+def test_no_phrase_is_found_across_title_and_text() -> None:
+    terms = one_list("hand grenade")
+    assert terms.find("hand", "grenade") == terms.find("hand ", " grenade") == NOTHING_FOUND
+
+
+def test_a_list_has_at_most_twenty_hits_the_first_ones() -> None:
+    found = plain_lists({"a": ["gun"], "b": ["knife"]}).find("", "gun " * 500 + "knife")
+    assert [(hit.list, hit.start) for hit in found.hits] == [*(("a", 4 * n) for n in range(20)), ("b", 2000)]
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    lists = {name: ["gun", "ѕwitchblade", "наган", "ナイフ"] for name in "cab"}
+    text = "Gun ѕwitchblade НАГАН ナイフ gun\u200b " * 3
+    first, second = (msgspec.json.encode(plain_lists(lists).find(text, text)) for _ in range(2))
+    assert first == second
+    assert [hit.list for hit in plain_lists(lists).find(text, text).hits] == ["a"] * 20 + ["b"] * 20 + ["c"] * 20
+
+
+@pytest.mark.parametrize(
+    ("phrase", "exceptions", "text", "expected"),
+    [
+        ("knife", ["knife block"], "a knife block", []),
+        ("knife", ["knife block"], "Knife  BLOCK and a knife", ["knife"]),
+        ("knife", ["knife block"], "knife blocks", ["knife"]),
+        ("knife", ["knife-block"], "knife block", ["knife"]),
+        ("replica", ["replica jersey"], "Real Madrid Youth Replica Jersey", []),
+        ("replica", ["youth replica jersey"], "Replica Jersey", ["Replica"]),
+        ("switchblade", ["switchblade-style"], "switchblade‑style butter knife", []),
+        ("switchblade", ["style"], "switchblade-style butter knife", ["switchblade"]),
+        ("gun", ["glue gun", "gun show"], "glue gun show gun", ["gun"]),
+        ("武器", ["武器屋"], "武器屋と武器", ["武器"]),
+    ],
+)
+def test_a_hit_within_an_exception_does_not_count(
+    phrase: str, exceptions: list[str], text: str, expected: list[str]
+) -> None:
+    assert parts(text, phrase, exceptions=exceptions) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "match", "expected"),
+    [
+        ("knife blocks", ["inflection"], []),
+        ("kn1fe b1ock", ["leet"], []),
+        ("knife_block", ["joined"], []),
+        ("knife-block", ["joined"], []),
+        ("knifeblock", ["joined"], []),
+        ("k n i f e", ["spaced"], ["k n i f e"]),
+    ],
+)
+def test_an_exception_has_the_options_of_its_list(text: str, match: list[str], expected: list[str]) -> None:
+    assert parts(text, "knife", match=match, exceptions=["knife block"]) == expected
+
+
+def test_the_first_phrase_that_is_not_excepted_is_named() -> None:
+    found = one_list("knife", "dagger", exceptions=["knife block"]).find("", "a knife block and a dagger")
+    assert found.phrases == {"list": "dagger"}
