@@ -16,7 +16,7 @@ import regex
 
 from services.router.terms.confusables import LOOKALIKES
 
-_MAX_KEPT_WORDS: Final = 200_000
+_MAX_KEPT_WORDS: Final = 100_000
 _MAX_KEPT_LENGTH: Final = 32  # characters; longer words are sentences of scripts without spaces, and do not repeat
 
 _WORDS: Final = re.compile(r"\S+")  # what `str.split` returns
