@@ -8,8 +8,10 @@ from shared.contracts.events import PolicySetPublished
 
 def compile_policy_set(published: PolicySetPublished) -> PolicySet:
     """Compile a policy set; raises InvalidConditions or InvalidTerms with all faults."""
+    terms = Terms(term_lists(published.terms, published.term_options))
     return PolicySet(
         published,
-        find_terms=Terms(term_lists(published.terms, published.term_options)).find,
+        find_terms=terms.find,
+        term_faults=terms.faults,
         conditions=CelConditions([policy.when for policy in published.policies]),
     )

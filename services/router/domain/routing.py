@@ -179,16 +179,22 @@ class OperatingModel:
 class PolicySet:
     """A compiled policy set.
 
-    `find_terms` returns the word lists found in a title and a text; `conditions` has the conditions of all policies, in
-    the order of the policies.
+    `find_terms` returns the word lists found in a title and a text; `term_faults` are phrases that it never finds;
+    `conditions` has the conditions of all policies, in the order of the policies.
     """
 
     def __init__(
-        self, published: PolicySetPublished, *, find_terms: Callable[[str, str], FoundTerms], conditions: Conditions
+        self,
+        published: PolicySetPublished,
+        *,
+        find_terms: Callable[[str, str], FoundTerms],
+        conditions: Conditions,
+        term_faults: Sequence[TermFault] = (),
     ) -> None:
         self.published = published
         self.id = published.id
         self.find_terms = find_terms
+        self.term_faults = term_faults
         self._conditions = conditions
         self._names = condition_names(published.policies)
         self._rules = _rules(published.policies)

@@ -34,7 +34,9 @@ def term_list_faults(content: PolicySetPublished, pointer: str) -> Iterator[Faul
 def publication_term_faults(
     policy_set: PolicySet, compile_policy_set: Callable[[PolicySetPublished], PolicySet], pointer: str
 ) -> Iterator[Fault]:
-    """Faults of a compiled set that is published: examples with another result, and exceptions without effect."""
+    """Faults of a compiled set that is published: phrases that are never found, examples with another result, and
+    exceptions without effect."""
+    yield from term_faults(policy_set.term_faults, pointer)
     without = compile_policy_set(_without_exceptions(policy_set.published))
     for name, options in policy_set.published.term_options.items():
         at = pointer_to(f"{pointer}/term_options", name)

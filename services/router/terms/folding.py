@@ -16,7 +16,7 @@ import regex
 
 from services.router.terms.confusables import LOOKALIKES
 
-_MAX_KEPT_WORDS: Final = 200_000
+_MAX_KEPT_WORDS: Final = 100_000
 _MAX_KEPT_LENGTH: Final = 32  # characters; longer words are sentences of scripts without spaces, and do not repeat
 
 _WORDS: Final = re.compile(r"\S+")  # what `str.split` returns
@@ -59,7 +59,7 @@ _LOOKALIKE_OF: Final[Mapping[str, str]] = {alike: letter for letter, alikes in L
 _OTHER_SCRIPT: Final = regex.compile(
     r"[\p{Cyrillic}\p{Greek}" + "".join(alike for alike in _LOOKALIKE_OF if not _LATIN.match(alike)) + "]"
 )
-_ASCII_LETTER: Final = regex.compile("[A-Za-z]")
+_ASCII_LETTER: Final = re.compile("[a-z]")
 # The Cyrillic letters that look like a Latin one: a word of these letters alone can be read in both scripts.
 CYRILLIC_OF: Final[Mapping[str, str]] = dict(zip("ABCEHIJKMOPSTXYaceijopsxy", "АВСЕНІЈКМОРЅТХУасеіјорѕху", strict=True))
 _GREEK_OF: Final[Mapping[str, str]] = dict(zip("ABEZHIKMNOPTYXavioupyx", "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧανιουργχ", strict=True))
@@ -172,11 +172,18 @@ def _without_folding(text: str) -> str | None:
 
 
 def _fold_word(word: str, *, accents: bool) -> str:
-    if _OTHER_SCRIPT.search(word) and _ASCII_LETTER.search(word):
+    folded = word.translate(_TABLES[accents])
+    if _mixes_scripts(word, folded):
         folded = "".join(_forms(word, accents=accents))
-    else:
-        folded = word.translate(_TABLES[accents])
     return folded if folded.isascii() else unicodedata.normalize("NFC", folded)
+
+
+def _mixes_scripts(word: str, folded: str) -> bool:
+    """True if a word has Latin letters and letters of another script that may look like them, as it is or folded."""
+    if word.isascii():
+        return False
+    mixed = _OTHER_SCRIPT.search(word) or _OTHER_SCRIPT.search(folded)
+    return mixed is not None and _ASCII_LETTER.search(folded) is not None
 
 
 def _forms(word: str, *, accents: bool) -> list[str]:
@@ -184,9 +191,9 @@ def _forms(word: str, *, accents: bool) -> list[str]:
     table = _TABLES[accents]
     forms = [table[ord(character)] for character in word]
     for part in _LETTERS.finditer(word):
-        letters = part[0]
-        if _OTHER_SCRIPT.search(letters) and _ASCII_LETTER.search(letters):
-            forms[part.start() : part.end()] = _in_one_script(letters) or forms[part.start() : part.end()]
+        own = slice(*part.span())
+        if _mixes_scripts(part[0], "".join(forms[own])):
+            forms[own] = _in_one_script(part[0]) or forms[own]
     return forms
 
 

@@ -17,7 +17,7 @@ import re2
 import regex
 from ahocorasick_rs import AhoCorasick, Implementation
 
-from services.router.domain.routing import NOTHING_FOUND, FoundTerms, InvalidTerms, TermFault
+from services.router.domain.routing import NOTHING_FOUND, FoundTerms, TermFault
 from services.router.terms import personal_data, readings
 from services.router.terms.folding import fold, sources
 from services.router.terms.lists import TermList
@@ -37,8 +37,8 @@ _NO_DISGUISE: Final[frozenset[str]] = frozenset()
 
 
 class Terms:
-    """Compiled word lists, by name; raises InvalidTerms with every phrase of which folding leaves
-    nothing, or if the lists are too large."""
+    """Compiled word lists, by name. `faults` has the phrases of which folding leaves nothing; they are never found, and
+    a set that is in force may have them."""
 
     def __init__(self, lists: Iterable[TermList]) -> None:
         self._lists = [_CompiledList(one) for one in lists]
@@ -58,8 +58,7 @@ class Terms:
                     hidden.setdefault(key, _Pass(key)).add(_Candidate(at, number, spelling))
             for number, name in enumerate(one.source.patterns, start=len(one.source.phrases)):
                 self._plain.add(_Candidate(at, number, name))
-        if faults:
-            raise InvalidTerms(faults)
+        self.faults: Sequence[TermFault] = faults
         for searched in (self._plain, *hidden.values()):
             searched.compile()
         self._hidden = list(hidden.values())

@@ -85,3 +85,10 @@ def test_a_set_with_an_option_of_a_newer_version_does_not_come_into_force() -> N
     state = ControlState(["eu"], compile_policy_set)
     with pytest.raises(Poison, match="ps-1-test does not compile here: list 'w': 'fuzzy' is not one of"):
         state.apply(on_control(published({"w": ["gun"]}, w=TermOptions(match=["fuzzy"]))))
+
+
+def test_a_set_in_force_may_have_a_phrase_that_is_never_found() -> None:
+    state = ControlState(["eu"], compile_policy_set)
+    state.apply(on_control(published({"w": ["gun", "\u200b"]})))
+    assert state.policy_set is not None
+    assert state.policy_set.find_terms("gun", "").phrases == {"w": "gun"}

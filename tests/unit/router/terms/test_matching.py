@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from services.router.domain.routing import NOTHING_FOUND, InvalidTerms, TermFault
+from services.router.domain.routing import NOTHING_FOUND, TermFault
 from shared.contracts.events import TermHit
 from tests.support.term_samples import marked, one_list, parts, plain_lists
 
@@ -69,11 +69,11 @@ def test_without_lists_nothing_is_found() -> None:
 
 
 @pytest.mark.parametrize("phrase", [" \u2003 ", "\u200b", "\u00ad \ufeff", "\u0301"])
-def test_every_phrase_without_a_displayed_character_is_reported_with_list_row_and_remedy(phrase: str) -> None:
-    with pytest.raises(InvalidTerms) as raised:
-        plain_lists({"fine": ["gun"], "list": ["a", phrase, phrase]})
+def test_every_phrase_without_a_displayed_character_is_reported_and_not_found(phrase: str) -> None:
+    terms = plain_lists({"fine": ["gun"], "list": ["a", phrase, phrase]})
+    assert terms.find(phrase, f"x {phrase} y").phrases == {}
     remedy = f"{phrase!r} has no character that is displayed: write a word, or remove the line"
-    assert raised.value.faults == [TermFault("list", "phrases/1", remedy), TermFault("list", "phrases/2", remedy)]
+    assert terms.faults == [TermFault("list", "phrases/1", remedy), TermFault("list", "phrases/2", remedy)]
 
 
 def test_none_of_thousands_of_phrases_is_missed() -> None:
