@@ -67,23 +67,24 @@ class Terms:
         """The lists that have a phrase in title or text, sorted by name, with the positions of the phrases."""
         folded = fold(title) + _BETWEEN_FIELDS + fold(text)
         found = self._plain.match(folded)
-        others: list[tuple[_Pass, str, list[int]]] = []
+        others: list[tuple[_Pass, frozenset[str], str, list[int]]] = []
         if self._hidden:
             disguises = _disguises_of(folded)
             for one in self._hidden:
                 if disguises & one.options:
-                    reading = readings.reading(folded, one.options, disguises)
+                    options = one.options if readings.SPACED in disguises else one.options - {readings.SPACED}
+                    reading = readings.reading(folded, options)
                     if candidates := one.match(reading):
-                        others.append((one, reading, candidates))
+                        others.append((one, options, reading, candidates))
         if not found and not others:
             return NOTHING_FOUND
         item = _Item(title, text, folded)
         hits: dict[int, list[_Hit]] = {}
         for candidate in self._plain.candidates(found):
             self._locate(item, folded, _NO_DISGUISE, candidate, hits)
-        for one, reading, candidates in others:
+        for one, options, reading, candidates in others:
             for candidate in one.candidates(candidates):
-                self._locate(item, reading, one.options, candidate, hits)
+                self._locate(item, reading, options, candidate, hits)
         return self._result(hits)
 
     def _locate(

@@ -50,9 +50,9 @@ def joined(word: str) -> str:
     return word.translate(_REMOVED)
 
 
-def reading(text: str, options: Iterable[str], disguises: Iterable[str] = READ_OTHERWISE) -> str:
-    """A folded text as a list with these options reads it, if the text may have these disguises."""
-    if SPACED in options and SPACED in disguises:
+def reading(text: str, options: Iterable[str]) -> str:
+    """A folded text as a list with these options reads it."""
+    if SPACED in options:
         text = "".join(character for character, _ in _without_gaps(text))
     if LEET in options:
         text = leet(text)

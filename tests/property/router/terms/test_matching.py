@@ -33,3 +33,11 @@ def test_a_hit_is_found_again_in_its_own_part_of_the_text(text: str, phrase: str
     found = terms.find("", text)
     for part in marked(found, text=text):
         assert terms.find("", part).phrases == {"list": phrase}
+
+
+@given(st.text(alphabet="a1l$!@-_' .ножｂé武器\u200b\u00a0\n", max_size=40), OPTIONS)
+@settings(max_examples=500)
+def test_disguised_texts_have_hits_within_the_text(text: str, options: set[str]) -> None:
+    terms = one_list("nо", "all", "bal", "нож", "武器", "a-la", match=options)
+    found = terms.find(text, text)
+    assert all(0 <= hit.start < hit.end <= len(text) for hit in found.hits)

@@ -1,5 +1,6 @@
 """Promise 8: a decision names its policy set; the same item under the same set gives the same verdict and trace."""
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -241,6 +242,21 @@ def test_the_trace_names_the_term_that_each_list_found() -> None:
         {"unused": "lamp", "weapons": "gun"},
     ]
     assert [trace.matched for trace in found.values()] == [["a"], ["a"], ["b"], [], ["a"]]
+
+
+def test_the_same_item_gives_the_same_bytes_from_sets_that_were_compiled_separately() -> None:
+    rules = [rule("a", '"weapons" in terms', verdict="reject"), rule("b", '"knives" in terms && "brands" in terms')]
+    terms = {"weapons": ["gun", "ѕwitchblade"], "knives": ["blade", "切れ味"], "brands": ["Rolex"]}
+    item = submitted(title="A GUN\u200b, a switchblade, ROLEX", text="切れ味 Blade gun rolex " * 30)
+    cases = [msgspec.json.encode(route(item, "eu", compiled(*rules, terms=terms), model())) for _ in range(3)]
+    assert len({*cases}) == 1
+    trace = msgspec.json.decode(cases[0])["trace"]
+    assert trace["matched"] == ["a", "b"]
+    assert [hit for hit in trace["hits"] if hit["field"] == "title"] == [
+        {"list": "brands", "phrase": "Rolex", "field": "title", "start": 23, "end": 28},
+        {"list": "weapons", "phrase": "gun", "field": "title", "start": 2, "end": 6},
+        {"list": "weapons", "phrase": "ѕwitchblade", "field": "title", "start": 10, "end": 21},
+    ]
 
 
 def test_a_cached_outcome_is_not_used_under_another_operating_model() -> None:
