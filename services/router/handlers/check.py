@@ -98,8 +98,9 @@ class CheckPublication:
         compiled: list[PolicySet] = []
 
         def compile_policy_set(published: PolicySetPublished) -> PolicySet:
-            compiled.append(self._control.compile_policy_set(published))
-            return compiled[0]
+            policy_set = self._control.compile_policy_set(published)
+            compiled.append(policy_set)  # the set itself first; then parts of it, for the checks of its lists
+            return policy_set
 
         faults = publication_faults(
             model, policy_set, in_force, self._control.regions, compile_policy_set, leaving=leaving

@@ -171,7 +171,8 @@ def _difference(name: str, n: int, exchange: Exchange, expected: str) -> Differe
     body = exchange.response.body[:1000].decode("utf-8", "backslashreplace")
     parts = {"recorded": expected, "now": exchange.outcome, "request": request, "response body": body}
     texts = [f"  {title}:\n    " + text.replace("\n", "\n    ") for title, text in parts.items()]
-    details = "\n".join([f"{name}, request {n} ({exchange.case.label}):", *texts])
+    present = f"digest of the present response: {digest(exchange.outcome)}"
+    details = "\n".join([f"{name}, request {n} ({exchange.case.label}), {present}:", *texts])
     return Difference(f"{name}: {_changed(expected, exchange.outcome)}", details)
 
 

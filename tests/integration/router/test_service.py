@@ -274,7 +274,11 @@ async def test_faults_of_a_list_have_their_places_in_the_body(router: RunningRou
         "plain": ["\u200b"],
     }
     places = [error["pointer"] for error in (await router.publish(body)).json()["errors"]]
-    assert places == ["/policy_set/terms/weapons/phrases/1", "/policy_set/terms/plain/0"]
+    assert places == [
+        "/policy_set/terms/weapons/phrases/1",
+        "/policy_set/terms/plain/0",
+        "/policy_set/terms/weapons/examples/match/0",
+    ]
     body["policy_set"]["terms"]["weapons"]["phrases"].pop()
     body["policy_set"]["terms"]["plain"] = ["x"]
     response = await router.publish(body)

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from services.router.control import ControlState
@@ -10,7 +11,7 @@ from services.router.domain.publication import PolicySetContent
 from services.router.handlers import check as check_module
 from services.router.handlers.check import CheckPublication, TooManyChecks
 from services.router.policies import compile_policy_set
-from shared.contracts.events import Policy, Queue, Region
+from shared.contracts.events import Policy, Queue, Region, TermExamples, TermOptions
 from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
 from tests.support.router_samples import Progress, on_control, operating_model, policies, region, rule
@@ -64,6 +65,17 @@ async def test_slow_conditions_are_named_with_their_construct() -> None:
     result = await checker.check(None, None, content(rule("a"), slow))
     assert result.slow_conditions == {"b/1": "`/`", "b/2": "`replace`"}
     assert (await checker.check([region("eu"), region("us", ["US"])], None, None)).slow_conditions == {}
+
+
+async def test_the_lists_of_a_set_with_options_are_checked_as_in_a_publication() -> None:
+    slow = rule("b", "price.known", "price.minor / 2 > 100", '"w" in terms')
+    options = TermOptions(exceptions=["gun rack"], examples=TermExamples(match=["a gun"], no_match=["a gun rack"]))
+    checked = msgspec.structs.replace(content(slow), term_options={"w": options})
+    result = await CheckPublication(control(), Progress()).check(None, None, checked)
+    assert result.slow_conditions == {"b/1": "`/`"}
+    wrong = msgspec.structs.replace(options, exceptions=["rifle"])
+    place = "/policy_set/term_options/w/exceptions/0"
+    assert place in await faults(policy_set=msgspec.structs.replace(checked, term_options={"w": wrong}))
 
 
 async def test_differences_of_a_policy_set_are_named() -> None:
