@@ -194,17 +194,17 @@ def test_a_server_that_is_paused_during_a_probe_or_slow_to_stop_is_left_alone(tm
         assert (server.child.paused, server.restarts) == (True, 0)
     slow = Server(tmp_path)
     slow.child.argv = [sys.executable, "-c", ignore]
-    with slow as server:
-        while not server.child.tail():
+    with slow:
+        while not slow.child.tail():
             pause(0.01)
-        watch = ServerWatch([server], lambda _: None)
+        watch = ServerWatch([slow], lambda _: None)
         watch.start()
         pause(0.1)
-        server.child.ask_to_stop()
-        server.answering = False
+        slow.child.ask_to_stop()
+        slow.answering = False
         pause(0.3)
         watch.stop(5)
-        assert (server.child.stopping, server.restarts) == (True, 0)
+        assert (slow.child.stopping, slow.restarts) == (True, 0)
 
 
 def test_a_server_that_was_started_again_may_take_its_time_until_it_answers(tmp_path: Path) -> None:
