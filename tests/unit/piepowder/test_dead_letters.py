@@ -259,3 +259,10 @@ def test_the_result_of_a_replay_is_shown_as_sentences(capsys: pytest.CaptureFixt
     assert f"not processed within 60 s: 1. Check that {GROUP} consumes" in shown
     assert "Still parked: shop:product:1" in shown
     assert ReplayResult(handled=3, kept=1, discarded=2).complete
+    for name, one in (
+        ("failed", letter(1)),
+        ("blocked", (chain(1), "")),
+        ("pending", letter(1)),
+        ("growing", chain(1)),
+    ):
+        assert not ReplayResult(handled=3, **{name: [one]}).complete, name  # type: ignore[arg-type]  # valid keywords

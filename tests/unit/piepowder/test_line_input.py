@@ -3,6 +3,7 @@
 import asyncio
 import io
 import sys
+import termios
 
 import pytest
 from prompt_toolkit.input import create_pipe_input
@@ -103,3 +104,20 @@ async def test_a_terminal_without_abilities_and_a_pipe_are_read_by_lines(
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert isinstance(line_input.line_input(), StreamInput)
     await asyncio.sleep(0)
+
+
+async def test_keys_that_the_terminal_still_holds_are_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def fileno(self) -> int:
+            return 7
+
+    flushed: list[tuple[int, int]] = []
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(termios, "tcflush", lambda *call: flushed.append(call))
+    with create_pipe_input() as keyboard:
+        TerminalInput(keyboard, DummyOutput()).discard_typed()
+    StreamInput().discard_typed()
+    assert flushed == [(7, termios.TCIFLUSH)] * 2

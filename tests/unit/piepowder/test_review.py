@@ -143,6 +143,34 @@ class Slow(ScriptedInput):
         return await super().ask(prompt)
 
 
+async def test_the_lease_is_extended_after_each_third_of_it_while_the_reviewer_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    pass_time = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await pass_time(0 if len(slept) < 4 else 3_600)
+
+    class Reading(ScriptedInput):
+        async def ask(self, prompt: str) -> str | None:
+            while len(slept) < 4:
+                await pass_time(0)
+            return await super().ask(prompt)
+
+    class Counting(MemoryReviews):
+        extended = 0
+
+        async def heartbeat(self, leased: LeasedCase) -> None:  # noqa: ARG002 - it has one
+            self.extended += 1
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    reviews = Counting(CASE)
+    await reviewer(reviews, Reading("a")).work()
+    assert (slept, reviews.extended) == ([40.0] * 4, 3)
+
+
 @pytest.mark.parametrize("slug", ["unauthorized", "unavailable", "rate-limited"])
 async def test_a_heartbeat_that_fails_for_another_reason_is_no_lost_lease(
     slug: str, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
@@ -184,6 +212,35 @@ async def test_a_decision_that_did_not_arrive_is_not_counted(said: io.StringIO) 
             await person.work()
         assert (reviews.made, dict(person.done)) == ([], {})
         assert said_last in said.getvalue()
+
+
+async def test_a_refused_decision_is_not_reported_as_one_without_a_response(said: io.StringIO) -> None:
+    person = reviewer(
+        MemoryReviews(CASE, failing={"decide": "own-decision", "release": "lease-expired"}), ScriptedInput("a")
+    )
+    await person.work()
+    assert dict(person.done) == {}
+    assert "Not decided: Refused: own-decision." in said.getvalue()
+    assert "Not released: Refused: lease-expired." in said.getvalue()
+    assert "had no response" not in said.getvalue()
+
+
+@pytest.mark.parametrize("decision", [("r-72", "approve"), ("r-71", "reject"), None])
+async def test_another_decision_than_the_one_without_a_response_is_not_counted(
+    decision: tuple[str, str] | None, said: io.StringIO
+) -> None:
+    class Interrupted(MemoryReviews):
+        async def decide(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+        async def decision(self, leased: LeasedCase) -> tuple[str, str] | None:  # noqa: ARG002 - it has one
+            return decision
+
+    person = reviewer(Interrupted(CASE, failing={"release": "already-decided"}), ScriptedInput("a"))
+    with suppress(KeyboardInterrupt):
+        await person.work()
+    assert dict(person.done) == {}
+    assert f"Your decision (approve) had no response. It may have been recorded: see case {ID}." in said.getvalue()
 
 
 async def test_cases_that_only_others_may_decide_are_counted(said: io.StringIO) -> None:

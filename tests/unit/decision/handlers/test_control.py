@@ -52,6 +52,7 @@ def test_after_a_deletion_any_number_comes_into_force_and_until_then_the_set_sta
     reasons.apply(on_control(policy_set(1)))
     assert in_force(reasons) == "ps-7"
     reasons.delete("policy-set")
+    reasons.delete("client:shop")
     assert in_force(reasons) == "ps-7"
     reasons.apply(on_control(policy_set(1)))
     assert in_force(reasons) == "ps-1"

@@ -55,15 +55,14 @@ class _Store:
         raise AssertionError("a restore was declared")
 
 
-async def _nothing_stopped() -> Collection[TopicPartition]:
-    return ()
+def recovery(store: _Store, gate: Gate, readiness: Readiness, stopped: Collection[int] = ()) -> RecoverCases:
+    async def stopped_partitions() -> Collection[TopicPartition]:
+        return [TopicPartition("piepowder.cases.eu", partition) for partition in stopped]
 
-
-def recovery(store: _Store, gate: Gate, readiness: Readiness) -> RecoverCases:
     return RecoverCases(
         cast("RecoveryPort", store),
         gate,
-        Sources("", "", "decision", "relay", _nothing_stopped),
+        Sources("", "", "decision", "relay", stopped_partitions),
         region="eu",
         producer=cast("LocatingProducer", None),
         settled=lambda: pytest.fail("the own topic is read"),
@@ -116,6 +115,36 @@ async def test_a_database_that_went_back_is_a_restore() -> None:
     with pytest.raises(AssertionError, match="a restore was declared"):
         await recovery(store, gate, Readiness("decision")).step()
     assert store.is_incomplete
+
+
+@pytest.mark.parametrize(
+    ("position", "stopped", "left"),
+    [
+        (StoredPosition(6, "id"), [], 1),
+        (StoredPosition(6, "id"), [1], 1),
+        (StoredPosition(7, "id"), [], 0),
+        (StoredPosition(4, "id"), [0], 0),
+        (StoredPosition(4, "id", Gap(DELETED, 4, 7)), [], 0),
+    ],
+)
+async def test_the_gate_waits_for_the_last_record_of_each_partition_that_is_not_stopped(
+    position: StoredPosition, stopped: list[int], left: int
+) -> None:
+    class Read(_Store):
+        async def positions(self, _: str, __: Collection[TopicPartition]) -> Mapping[TopicPartition, StoredPosition]:
+            return {TopicPartition("piepowder.cases.eu", 0): position}
+
+    async def nothing(_: int) -> None:
+        return None
+
+    known, readiness = state(written=10, opened_for=None), Readiness("decision")
+    recovered = recovery(Read(known, known, meanwhile=nothing), opened(known), readiness, stopped)
+    if left:
+        assert not await recovered.step()
+        assert str(readiness.conditions["recovery"]).startswith(f"{left} records of piepowder.cases.eu are read again")
+    else:
+        with pytest.raises(pytest.fail.Exception, match="the own topic is read"):
+            await recovered.step()
 
 
 @pytest.mark.parametrize(

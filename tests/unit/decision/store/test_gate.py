@@ -80,3 +80,13 @@ async def test_an_answer_that_arrives_late_is_no_sign_of_a_restore() -> None:
     assert await waiting == 0
     with pytest.raises(InputRejected):
         await opened.require_open(connection(state(written=11)))
+
+
+async def test_an_answer_that_arrives_after_a_sign_of_a_restore_does_not_hide_it() -> None:
+    opened, late = gate(state(written=10)), asyncio.Event()
+    waiting = asyncio.create_task(opened.require_open(connection(state(written=12), late)))
+    await asyncio.sleep(0)
+    opened.suspend()
+    late.set()
+    await waiting
+    assert opened.last == state(written=10), "the recovery compares with it"

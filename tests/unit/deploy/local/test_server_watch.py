@@ -170,3 +170,54 @@ def test_a_server_that_has_not_answered_yet_or_is_paused_or_stopped_is_left_alon
         watch.stop(5)
     assert server.restarts == 0
     assert watch.failures == []
+
+
+def test_a_server_that_is_paused_during_a_probe_or_slow_to_stop_is_left_alone(tmp_path: Path) -> None:
+    class Paused(Server):
+        silent = 0
+
+        def answers(self, child: Child) -> bool:
+            answered = super().answers(child)
+            self.silent = 0 if answered else self.silent + 1
+            if self.silent == 5:
+                child.pause()
+            return answered
+
+    ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    with Paused(tmp_path) as server:
+        watch = ServerWatch([server], lambda _: None)
+        watch.start()
+        pause(0.1)
+        server.answering = False
+        pause(0.3)
+        watch.stop(5)
+        assert (server.child.paused, server.restarts) == (True, 0)
+    slow = Server(tmp_path)
+    slow.child.argv = [sys.executable, "-c", ignore]
+    with slow:
+        while not slow.child.tail():
+            pause(0.01)
+        watch = ServerWatch([slow], lambda _: None)
+        watch.start()
+        pause(0.1)
+        slow.child.ask_to_stop()
+        slow.answering = False
+        pause(0.3)
+        watch.stop(5)
+        assert (slow.child.stopping, slow.restarts) == (True, 0)
+
+
+def test_a_server_that_was_started_again_may_take_its_time_until_it_answers(tmp_path: Path) -> None:
+    class Slow(Server):
+        def restart(self, child: Child) -> None:
+            super().restart(child)
+            self.answering = False
+
+    with Slow(tmp_path) as server:
+        watch = ServerWatch([server], lambda _: None)
+        watch.start()
+        pause(0.1)
+        server.answering = False
+        pause(0.5)
+        watch.stop(5)
+    assert server.restarts == 1

@@ -270,6 +270,17 @@ def test_uncertain_quotation_marks_of_a_tab_separated_file_must_be_decided(tmp_p
     assert len(imported(tmp_path, content, FileOptions(platform="shop", quoting="none")).items) == 2
 
 
+def test_one_enclosed_cell_in_the_only_row_decides_no_quoting_of_tabs(tmp_path: Path) -> None:
+    content = 'id\ttitle\n1\t"Best phone"\n'
+    with pytest.raises(UserError, match="Give --quoting rfc4180 or --quoting none"):
+        imported(tmp_path, content)
+    decided = {
+        how: imported(tmp_path, content, FileOptions(platform="shop", quoting=how)).item["title"]
+        for how in ("rfc4180", "none")
+    }
+    assert decided == {"rfc4180": "Best phone", "none": '"Best phone"'}
+
+
 def test_a_row_before_the_header_is_no_evidence_for_the_quoting_of_tabs(tmp_path: Path) -> None:
     content = 'Export of my shop\nid\ttitle\n1\t"Lamp\nx-1\tForged"\n2\t"GoPro"\n'
     with pytest.raises(UserError, match="Give --quoting"):

@@ -233,3 +233,8 @@ def test_memory_does_not_grow_with_the_number_of_items(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 2**19
+
+
+def test_an_item_in_another_element_than_the_channel_is_no_listing(tmp_path: Path) -> None:
+    archived = "<archive><item><g:id>0013</g:id><title>Old lamp</title></item></archive></rss>"
+    assert imported(tmp_path, RSS.replace("</rss>", archived), name="feed.xml").item["id"] == "0012"

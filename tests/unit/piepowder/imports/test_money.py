@@ -61,6 +61,7 @@ REFUSED = [
     ("12,345", "DE", "is ambiguous: 12345, or 12.345"),
     ("12.500", "US", "is ambiguous"),
     ("1.234", "KW", "is ambiguous"),
+    ("123.456", "KW", "is ambiguous: 123456, or 123.456"),
     ("$12.99", "DE", "'$' is the sign of USD, AUD"),
     ("129 kr", "DE", "'kr' is the sign of SEK, NOK, DKK, ISK"),
     ("¥1200", "US", "'¥' is the sign of JPY, CNY"),
@@ -138,6 +139,20 @@ def test_a_number_of_a_workbook_is_never_ambiguous_and_a_date_is_no_price() -> N
         read(DateText("2026-05-12"))
     with pytest.raises(ValueError, match="'1e99999999999999999999' is not a price"):
         read(Number("1e99999999999999999999"))
+
+
+def test_the_currency_of_a_row_precedes_that_in_the_name_of_the_price_column(tmp_path: Path) -> None:
+    rows = "1;1.500;USD\n2;12,50;USD\n3;3,5;USD\n4;7,5;\n"
+    found = imported(tmp_path, f"id;Preis (EUR);Währung\n{rows}", FileOptions(platform="s", markets=["DE"]))
+    prices = [(item["price"]["amount_minor"], item["price"]["currency"]) for item in found.items]
+    assert prices == [(150_000, "USD"), (1_250, "USD"), (350, "USD"), (750, "EUR")]
+
+
+def test_prices_decide_for_the_currency_of_their_own_market(tmp_path: Path) -> None:
+    rows = "1;1.500;DE\n2;12,50;DE\n3;3,5;DE\n4;7.5;US\n5;8.25;US\n"
+    found = imported(tmp_path, f"id;price;markets\n{rows}", FileOptions(platform="s"))
+    prices = [(item["price"]["amount_minor"], item["price"]["currency"]) for item in found.items]
+    assert prices == [(150_000, "EUR"), (1_250, "EUR"), (350, "EUR"), (750, "USD"), (825, "USD")]
 
 
 def test_the_column_as_a_whole_decides_an_ambiguous_price_and_says_so(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from piepowder.imports.file_options import FileOptions
+from piepowder.imports.shop_formats import is_gtin_type
 from services.intake.items.handlers import ItemIntake
 from tests.support.intake_items import ANYONE, NOW, item_intake
 from tests.support.listing_files import GERMAN, SHOP, Cell, CellValue, imported, workbook
@@ -523,3 +524,20 @@ def test_a_name_of_a_column_states_the_currency_and_a_cell_may_not_contradict_it
     found = imported(tmp_path, "id,Price (USD)\n1,5\n2,5 €\n", SHOP)
     assert found.items[0]["price"] == {"amount_minor": 500, "currency": "USD"}
     assert "contradicts the currency USD" in found.refusals[0].detail
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1", False),
+        ("2", False),
+        ("3", True),
+        ("4", True),
+        ("ASIN", False),
+        ("ISBN", False),
+        (" UPC ", True),
+        ("ean", True),
+    ],
+)
+def test_only_a_upc_or_ean_is_a_gtin_in_amazons_files(*, text: str, expected: bool) -> None:
+    assert is_gtin_type(text) is expected

@@ -151,6 +151,33 @@ def test_an_exception_has_the_options_of_its_list(text: str, match: list[str], e
     assert parts(text, "knife", match=match, exceptions=["knife block"]) == expected
 
 
+def test_phrases_without_a_space_between_them_are_all_found() -> None:
+    assert parts("武器武器", "武器") == ["武器"] * 2
+    assert parts("gungun gun,gun", "gun") == ["gun"] * 2
+
+
+def test_digits_that_stand_for_one_letter_only_are_no_word() -> None:
+    assert parts("a2222 42222", "a2222", match=["leet"]) == ["a2222"]
+    assert parts("ab222 4b222", "ab222", match=["leet"]) == ["ab222", "4b222"]
+
+
+def test_the_first_phrase_is_named_also_if_only_a_reading_has_it() -> None:
+    found = one_list("knife", "dagger", match=["leet"]).find("", "a dagger and a kn1fe")
+    assert found.phrases == {"list": "knife"}
+
+
+def test_an_exception_covers_the_whole_phrase_also_among_others_that_overlap() -> None:
+    assert parts("glue gun show", "gun show", exceptions=["glue gun"]) == ["gun show"]
+    assert parts("glue gun holder set", "set", exceptions=["glue gun holder set", "gun holder"]) == []
+    assert parts("gun toy gun toy gun", "gun", exceptions=["gun toy gun"]) == []
+
+
+def test_an_exception_counts_in_each_reading_of_a_text_at_its_own_places() -> None:
+    exceptions = ["knife block"]
+    assert parts("a knife and a kn1fe b1ock", "knife", match=["leet"], exceptions=exceptions) == ["knife"]
+    assert parts("a knife block and a kn1fe", "knife", match=["leet"], exceptions=exceptions) == ["kn1fe"]
+
+
 def test_the_first_phrase_that_is_not_excepted_is_named() -> None:
     found = one_list("knife", "dagger", exceptions=["knife block"]).find("", "a knife block and a dagger")
     assert found.phrases == {"list": "dagger"}

@@ -467,8 +467,12 @@ def test_the_operating_model_with_the_largest_number_is_in_force_and_of_one_numb
     assert owner_of_germany(intake) == ("om-7", "eu")
     intake.delete("operating-model")
     assert owner_of_germany(intake) == ("om-7", "eu")
+    intake.delete("client:shop")  # a later deletion of another entity changes nothing
     intake.apply(published(model(("us", ["DE"]))))
     assert owner_of_germany(intake) == ("om-1", "us")
+    intake.apply(published(model(("us", ["DE"]), number=2)))
+    intake.apply(published(model(("eu", ["DE"]))))
+    assert owner_of_germany(intake) == ("om-2", "us")
 
 
 def test_a_model_comes_into_force_when_the_topic_was_read_to_its_end_and_no_earlier_one() -> None:
