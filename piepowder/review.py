@@ -342,22 +342,27 @@ class _CaseReview:
 
     async def end(self, reason: str = "not decided") -> bool:
         """Release the case, unless its lease has ended; True if the decision that was sent is recorded."""
-        if not self._held or self.lost:
-            self._extending.cancel()
-            return False
+        held, problem = self._held, ""
         self.lease_ended()
-        try:
-            await self._session.release(self.leased, reason)
-        except UserError as error:
-            if self.sent is not None and await self._is_recorded(self.sent):
-                return True
-            console_output.show(f"Not released: {error}", "red")
-            if self.sent is not None:
-                console_output.show(
-                    f"Your decision ({self.sent.verb}) had no response. It may have been recorded:"
-                    f" see case {self.leased.id}.",
-                    "red",
-                )
+        if not held:
+            return False
+        if not self.lost:
+            try:
+                await self._session.release(self.leased, reason)
+            except UserError as error:
+                problem = f"Not released: {error}"
+            else:
+                return False
+        if self.sent is not None and await self._is_recorded(self.sent):
+            return True
+        if problem:
+            console_output.show(problem, "red")
+        if self.sent is not None:
+            console_output.show(
+                f"Your decision ({self.sent.verb}) had no response. It may have been recorded:"
+                f" see case {self.leased.id}.",
+                "red",
+            )
         return False
 
     async def _is_recorded(self, sent: _Sent) -> bool:

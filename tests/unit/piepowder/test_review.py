@@ -200,6 +200,25 @@ async def test_a_decision_without_a_response_is_looked_up(interrupt: type[BaseEx
     assert "You decided 1 in 0 s, 0 s for each: 1 approved." in said.getvalue()
 
 
+async def test_a_decision_without_a_response_is_looked_up_also_when_the_lease_is_lost_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(review, "LEASE_SECONDS", 0)
+
+    class Interrupted(MemoryReviews):
+        async def decide(self, leased: LeasedCase, action: str, reasons: Sequence[str], note: str = "") -> None:
+            await super().decide(leased, action, reasons, note)
+            await self.failed.wait()  # of the heartbeat
+            await asyncio.sleep(0)
+            raise KeyboardInterrupt
+
+    reviews = Interrupted(CASE, failing={"heartbeat": "already-decided"})
+    person = reviewer(reviews, ScriptedInput("a"))
+    with suppress(KeyboardInterrupt):
+        await person.work()
+    assert (reviews.released, dict(person.done)) == ([], {"approve": 1})
+
+
 async def test_a_decision_that_did_not_arrive_is_not_counted(said: io.StringIO) -> None:
     class Interrupted(MemoryReviews):
         async def decide(self, *_: object) -> None:
