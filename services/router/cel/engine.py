@@ -4,13 +4,13 @@ Variables are flat and typed, so a condition with an unknown or mistyped name is
 caret under the position.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_strings
 
+from services.router.cel import lexer
 from services.router.cel.variables import VARIABLES
 
 _TYPES: Final = {
@@ -25,19 +25,11 @@ _TYPES: Final = {
 _DECLARED: Final = {name: _TYPES[variable.type] for name, variable in VARIABLES.items()}
 _MAX_LIST: Final = 50_000  # characters; CEL compiles at most 100,000
 
-_STRINGS_AND_COMMENTS: Final = re.compile(r"""//[^\n]*|[rRbB]{0,2}("{3}|'{3}|"|').*?(?<!\\)\1""", re.DOTALL)
-_MATCHES: Final = re.compile(r"\bmatches\s*\(")
-
 
 class CelCondition:
     """A compiled condition; raises ValueError, for the policy's author, if it is not a valid condition."""
 
     def __init__(self, text: str) -> None:
-        if _MATCHES.search(_STRINGS_AND_COMMENTS.sub('""', text)):
-            raise ValueError(
-                "matches() is not allowed: it would compile its pattern for every item."
-                ' Add a word list under `terms` and write `"<list>" in terms`.'
-            )
         try:
             self._expression = _ENVIRONMENT.compile(text)
             _ENVIRONMENT.compile(_together([text]))
@@ -46,6 +38,11 @@ class CelCondition:
         if self._expression.return_type() != cel.Type.BOOL:
             kind = self._expression.return_type().name().lower()
             raise ValueError(f"a condition must be true or false, this is {kind}")
+        if any(function == "matches" for _, function in lexer.calls([*lexer.tokens(text)])):
+            raise ValueError(
+                "matches() is not allowed: it would compile its pattern for every item."
+                ' Add a word list under `terms` and write `"<list>" in terms`.'
+            )
         self.text = text
 
     def evaluate(self, bound: Mapping[str, object]) -> bool | str:
@@ -86,10 +83,11 @@ class CelList:
 
     def variables(self) -> list[str]:
         """The variables in the conditions: without one of them, a list does not compile."""
+        lists = [(text, lexer.names(text)) for text, _, _ in self._lists]
         return [
             name
             for name in VARIABLES
-            if any(name in text and not _compiles_without(name, text) for text, _, _ in self._lists)
+            if any(used.issuperset(name.split(".")) and not _compiles_without(name, text) for text, used in lists)
         ]
 
 
