@@ -271,7 +271,7 @@ class CheckView(View):
                 "differing": 1,
                 "differences": [{"what": "policies/weapons", "how": "added"}],
             },
-            "slow_conditions": [{"condition": "weapons/1", "reason": "`replace`"}],
+            "slow_conditions": [{"condition": "weapons/1", "reason": "`trim`"}],
         }
     )
 

@@ -9,9 +9,11 @@ from shared.contracts.events import PolicySetPublished
 def compile_policy_set(published: PolicySetPublished) -> PolicySet:
     """Compile a policy set; raises InvalidConditions or InvalidTerms with all faults."""
     terms = Terms(term_lists(published.terms, published.term_options))
+    conditions = CelConditions([policy.when for policy in published.policies])
     return PolicySet(
         published,
         find_terms=terms.find,
         term_faults=terms.faults,
-        conditions=CelConditions([policy.when for policy in published.policies]),
+        conditions=conditions,
+        condition_faults=conditions.refused,
     )

@@ -106,7 +106,7 @@ def _grown_strings(inner: Any) -> Any:
         _wrapped("{}.lowerAscii()", inner)
         | _wrapped("{}.upperAscii()", inner)
         | _wrapped("({} + {})", inner, inner)
-        | _wrapped('{}.replace("a", "b")', inner)
+        | _wrapped("{}.substring(0)", inner)
         | _wrapped("{}.trim()", inner)
         | _wrapped("attributes[{}]", keys)
         | st.sampled_from(["attributes.a", "markets[0]", "markets[1]", "links[0]", "links[2]", "markets[-1]"])

@@ -25,21 +25,29 @@ _FUNCTION_FALLBACKS: Final = metrics.CEL_FALLBACKS.labels("function")
 class CelConditions:
     """The conditions of a policy set; implements `domain.routing.Conditions`.
 
-    `policies` has the conditions of each policy. `slow` has, by index, why only CEL can evaluate a condition. Raises
-    InvalidConditions with every condition that does not compile to a bool.
+    `policies` has the conditions of each policy. `slow` has, by index, why only CEL can evaluate a condition. `refused`
+    has the conditions that must not be published (`memory`): an older version may have published them, so they do not
+    make a set unusable, but fail for every item. Raises InvalidConditions with every condition that does not compile to
+    a bool.
     """
 
     def __init__(self, policies: Sequence[Sequence[str]]) -> None:
         faults: list[ConditionFault] = []
+        self.refused: Final[list[ConditionFault]] = []
         self._each: list[CelCondition] = []
         for p, conditions in enumerate(policies):
             for c, condition in enumerate(conditions):
                 try:
-                    self._each.append(CelCondition(condition))
+                    compiled = CelCondition(condition)
                 except ValueError as error:
                     faults.append(ConditionFault(p, c, str(error)))
+                    continue
+                if compiled.refusal:
+                    self.refused.append(ConditionFault(p, c, compiled.refusal))
+                self._each.append(compiled)
         if faults:
             raise InvalidConditions(faults)
+        self._refusals = {index: one.refusal for index, one in enumerate(self._each) if one.refusal}
         self._evaluate, covered, self.slow = program([condition.text for condition in self._each])
         self._slow = CelList([self._each[index] for index in self.slow])
         bound_for_slow = self._slow.variables()
@@ -63,11 +71,11 @@ class CelConditions:
             return self.evaluate_by_cel(submitted, terms)
         held, failed = evaluated
         if not failed and not slow_errors:
-            return Evaluation(held, _NO_ERRORS)
+            return Evaluation(held, self._refusals)
         if failed:
             _CONDITION_FALLBACKS.inc(len(failed))
         slow = [*self.slow]
-        errors = {slow[index]: error for index, error in slow_errors.items()}
+        errors = self._refusals | {slow[index]: error for index, error in slow_errors.items()}
         results = [*held]
         bound = self._read(submitted, terms)
         for index in failed:
@@ -79,7 +87,8 @@ class CelConditions:
 
     def evaluate_by_cel(self, submitted: ItemSubmitted, terms: Sequence[str]) -> Evaluation:
         """Evaluate all conditions by CEL; the result equals that of `evaluate`."""
-        return Evaluation(*self._all.evaluate(self._read(submitted, terms)))
+        held, errors = self._all.evaluate(self._read(submitted, terms))
+        return Evaluation(held, dict(sorted((self._refusals | errors).items())))
 
     @cached_property
     def _all(self) -> CelList:

@@ -4,13 +4,13 @@ Variables are flat and typed, so a condition with an unknown or mistyped name is
 caret under the position.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_strings
 
+from services.router.cel import lexer, memory
 from services.router.cel.variables import VARIABLES
 
 _TYPES: Final = {
@@ -25,19 +25,11 @@ _TYPES: Final = {
 _DECLARED: Final = {name: _TYPES[variable.type] for name, variable in VARIABLES.items()}
 _MAX_LIST: Final = 50_000  # characters; CEL compiles at most 100,000
 
-_STRINGS_AND_COMMENTS: Final = re.compile(r"""//[^\n]*|[rRbB]{0,2}("{3}|'{3}|"|').*?(?<!\\)\1""", re.DOTALL)
-_MATCHES: Final = re.compile(r"\bmatches\s*\(")
-
 
 class CelCondition:
     """A compiled condition; raises ValueError, for the policy's author, if it is not a valid condition."""
 
     def __init__(self, text: str) -> None:
-        if _MATCHES.search(_STRINGS_AND_COMMENTS.sub('""', text)):
-            raise ValueError(
-                "matches() is not allowed: it would compile its pattern for every item."
-                ' Add a word list under `terms` and write `"<list>" in terms`.'
-            )
         try:
             self._expression = _ENVIRONMENT.compile(text)
             _ENVIRONMENT.compile(_together([text]))
@@ -46,10 +38,17 @@ class CelCondition:
         if self._expression.return_type() != cel.Type.BOOL:
             kind = self._expression.return_type().name().lower()
             raise ValueError(f"a condition must be true or false, this is {kind}")
-        self.text = text
+        reason = memory.refusal(text, adds_numbers=_adds_numbers(text))
+        self.refusal = reason
+        """Why the condition may not be published, with the remedy; it is then never evaluated, but fails."""
+        self.text = "false" if reason else text
+        """What is evaluated."""
+        self.alone = not reason and memory.needs_memory(text)
 
     def evaluate(self, bound: Mapping[str, object]) -> bool | str:
         """The result, or the message of the error if it cannot be evaluated."""
+        if self.refusal:
+            return self.refusal
         value = _value(self._expression, bound)
         return value if isinstance(value, bool) else str(value)
 
@@ -86,10 +85,11 @@ class CelList:
 
     def variables(self) -> list[str]:
         """The variables in the conditions: without one of them, a list does not compile."""
+        lists = [(text, lexer.names(text)) for text, _, _ in self._lists]
         return [
             name
             for name in VARIABLES
-            if any(name in text and not _compiles_without(name, text) for text, _, _ in self._lists)
+            if any(used.issuperset(name.split(".")) and not _compiles_without(name, text) for text, used in lists)
         ]
 
 
@@ -97,23 +97,45 @@ def _value(expression: Any, bound: Mapping[str, object]) -> object:
     """The value of an expression, or the error message if it cannot be evaluated."""
     try:
         return expression.eval(data=bound).plain_value()
-    except RuntimeError as error:  # a value beyond 64 bits, or more steps than the evaluator's budget
+    except MemoryError:
+        return "it needs too much memory"
+    except Exception as error:  # noqa: BLE001 - a value beyond 64 bits, more steps than the evaluator's budget, or another
         return str(error)
 
 
-def _environment(variables: Mapping[str, Any]) -> Any:
-    return cel.NewEnv(variables=variables, extensions=[ext_strings.ExtStrings()])
+def _environment(variables: Mapping[str, Any], config: Any = None) -> Any:
+    return cel.NewEnv(variables=variables, extensions=[ext_strings.ExtStrings()], config=config)
 
 
 _ENVIRONMENT: Final = _environment(_DECLARED)
+_NUMBER_SUMS: Final = _environment(
+    _DECLARED,
+    cel.NewEnvConfigFromYaml(
+        "stdlib: {exclude_functions: [{name: _+_, overloads: [{id: add_string}, {id: add_bytes}, {id: add_list}]}]}"
+    ),
+)
+"""The environment without the sums of texts, bytes and lists."""
+
+
+def _adds_numbers(condition: str) -> bool:
+    """True if every `+` of a valid condition is one of numbers, times or durations."""
+    if "+" not in condition:
+        return True
+    if memory.has_mixed_types(condition):
+        return False
+    try:
+        _NUMBER_SUMS.compile(condition)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _parts(conditions: Sequence[CelCondition]) -> Iterator[list[CelCondition]]:
-    """The conditions in parts whose lists are short enough for CEL."""
+    """The conditions in parts whose lists are short enough for CEL, and do not need much memory together."""
     part: list[CelCondition] = []
     length = 0
     for condition in conditions:
-        if part and length + len(condition.text) > _MAX_LIST:
+        if part and (condition.alone or part[0].alone or length + len(condition.text) > _MAX_LIST):
             yield part
             part, length = [], 0
         part.append(condition)

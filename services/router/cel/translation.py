@@ -376,11 +376,20 @@ def _subscript(operand: Code, key: ast.expr) -> ast.expr:
 
 
 def _searched(macro: str, element: Identifier, body: Node) -> Node | None:
-    """`x` of `list.exists(element, element == x)` and `list.all(element, element != x)`; None for other bodies."""
+    """`x` of `list.exists(element, element == x)` and `list.all(element, element != x)`; None for other bodies.
+
+    CEL evaluates `x` once for each element, so a macro in `x` would use CEL's budget of steps once for each.
+    """
     if not isinstance(body, Call) or (macro, body.function) not in ((".exists", "_==_"), (".all", "_!=_")):
         return None
     others = [side for side in body.arguments if side != element]
-    return others[0] if len(others) == 1 and element not in parts(others[0]) else None
+    if len(others) != 1 or any(part == element or _is_macro(part) for part in parts(others[0])):
+        return None
+    return others[0]
+
+
+def _is_macro(node: Node) -> bool:
+    return isinstance(node, Call) and node.function in (".exists", ".all")
 
 
 def _loop(name: str, captured: Sequence[str], predicate: ast.expr, *, stops_at: bool) -> ast.stmt:

@@ -12,7 +12,15 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar
 import msgspec
 import pycountry
 
-from services.router.domain.routing import APPROVE, REJECT, REVIEW, InvalidConditions, InvalidTerms, PolicySet
+from services.router.domain.routing import (
+    APPROVE,
+    REJECT,
+    REVIEW,
+    ConditionFault,
+    InvalidConditions,
+    InvalidTerms,
+    PolicySet,
+)
 from services.router.domain.term_lists import publication_term_faults, term_faults, term_list_faults
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL
@@ -268,16 +276,23 @@ def _compile_faults(policy_set: PolicySetPublished, compile_policy_set: CompileP
     try:
         compiled = compile_policy_set(policy_set)
     except InvalidConditions as error:
-        return [
-            Fault(
-                f"/policy_set/policies/{fault.policy}/when/{fault.condition}",
-                f"policy {policy_set.policies[fault.policy].id!r}, condition {fault.condition}: {fault.message}",
-            )
-            for fault in error.faults
-        ]
+        return _condition_faults(policy_set, error.faults)
     except InvalidTerms as error:
         return [*term_faults(error.faults, "/policy_set")]
-    return [*publication_term_faults(compiled, compile_policy_set, "/policy_set")]
+    return [
+        *_condition_faults(policy_set, compiled.condition_faults),
+        *publication_term_faults(compiled, compile_policy_set, "/policy_set"),
+    ]
+
+
+def _condition_faults(policy_set: PolicySetPublished, faults: Iterable[ConditionFault]) -> list[Fault]:
+    return [
+        Fault(
+            f"/policy_set/policies/{fault.policy}/when/{fault.condition}",
+            f"policy {policy_set.policies[fault.policy].id!r}, condition {fault.condition}: {fault.message}",
+        )
+        for fault in faults
+    ]
 
 
 def _consistency_faults(

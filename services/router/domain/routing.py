@@ -75,7 +75,7 @@ class Conditions(Protocol):
 
 
 class ConditionFault(NamedTuple):
-    """A condition that does not compile: index of its policy, its index there, and the compiler's message."""
+    """A condition that does not compile or may not be published: index of its policy, its index there, and why."""
 
     policy: int
     condition: int
@@ -180,7 +180,8 @@ class PolicySet:
     """A compiled policy set.
 
     `find_terms` returns the word lists found in a title and a text; `term_faults` are phrases that it never finds;
-    `conditions` has the conditions of all policies, in the order of the policies.
+    `conditions` has the conditions of all policies, in the order of the policies; `condition_faults` are those that may
+    not be published, and fail for every item.
     """
 
     def __init__(
@@ -190,11 +191,13 @@ class PolicySet:
         find_terms: Callable[[str, str], FoundTerms],
         conditions: Conditions,
         term_faults: Sequence[TermFault] = (),
+        condition_faults: Sequence[ConditionFault] = (),
     ) -> None:
         self.published = published
         self.id = published.id
         self.find_terms = find_terms
         self.term_faults = term_faults
+        self.condition_faults = condition_faults
         self._conditions = conditions
         self._names = condition_names(published.policies)
         self._rules = _rules(published.policies)

@@ -6,9 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from services.router.control import ControlState
+from services.router.domain.routing import route
 from services.router.policies import compile_policy_set
 from shared.runtime.errors import Poison, Transient
-from tests.support.router_samples import on_control, operating_model, policies, region, rule
+from tests.support.router_samples import on_control, operating_model, policies, region, rule, submitted
 
 
 def test_an_invalid_record_leaves_the_previous_one_in_force() -> None:
@@ -23,6 +24,20 @@ def test_an_invalid_record_leaves_the_previous_one_in_force() -> None:
         with pytest.raises(Poison):
             control.apply(on_control(bad))
     assert (control.rules.operating_model.id, control.rules.policy_set.id) == ("om-1-test", "ps-1-test")
+
+
+def test_a_set_in_force_with_a_refused_condition_routes_its_items_to_review() -> None:
+    """An older version has published it."""
+    control = ControlState(["eu"], compile_policy_set)
+    control.apply(on_control(operating_model()))
+    control.apply(on_control(policies(rule("a", 'text.replace("a", text) == ""'), rule("b", "title == 'x'"))))
+    model, policy_set = control.rules
+    opened = route(submitted(text="a" * 50_000), "eu", policy_set, model)
+    reason = (
+        "replace() is not allowed: its result can be much larger than the text: compare with contains(), startsWith()"
+        " or endsWith(), or use a word list."
+    )
+    assert (opened.verdict, opened.reasons, opened.trace.errors) == ("review", ["POLICY_ERROR"], {"a/0": reason})
 
 
 def test_a_record_with_an_older_number_does_not_come_into_force() -> None:

@@ -149,6 +149,18 @@ async def test_a_condition_that_does_not_compile_is_reported_with_policy_index_a
     assert detail.endswith("^")
 
 
+async def test_a_condition_that_could_need_much_memory_is_reported_with_policy_condition_and_remedy(
+    router: RouterInMemory,
+) -> None:
+    refused = rule("long", "true", 'title.matches("a+")', "[text + text].exists(t, t + t == text)")
+    assert await router.faults([region()], [rule("fine"), refused]) == {
+        "/policy_set/policies/1/when/1": "policy 'long', condition 1: matches() is not allowed: it would compile its"
+        ' pattern for every item. Add a word list under `terms` and write `"<list>" in terms`.',
+        "/policy_set/policies/1/when/2": "policy 'long', condition 2: `+` of texts or lists is not allowed there: it"
+        " would make a new value for every element. Use it outside of macros.",
+    }
+
+
 async def test_faults_of_both_parts_are_reported_together_and_nothing_is_published(router: RouterInMemory) -> None:
     faults = await router.faults([region(markets=["XX"])], [rule("a", "nope"), rule("b", verdict="maybe")])
     assert list(faults) == [
