@@ -85,6 +85,7 @@ _IRREGULAR: Final = (
 # The article, conjunctions and prepositions that are written together with a word.
 _ARABIC_PREFIX: Final = "(?:[وف]?(?:[بكل]?ال|لل|[بكل])|[وف])"
 _HEBREW_PREFIX: Final = "(?:ו?(?:כש|לכש|מש|ש)?[הבלמכ]?ה?)"
+LONGEST_PREFIX: Final = 8  # characters, at least
 _PREFIXES: Final = (
     (regex.compile(r"\p{Arabic}"), _ARABIC_PREFIX, "(?:ال)?"),
     (regex.compile(r"\p{Hebrew}"), _HEBREW_PREFIX, "ה?"),
@@ -132,6 +133,13 @@ class Spelling:
     def may_be_in(self, reading: str) -> bool:
         """False if a constant part of the phrase is missing; much cheaper than the exact pattern."""
         return self._alike or all(part.text in reading for part in self._constant_parts)
+
+    def earliest(self, reading: str) -> int:
+        """The first place in a reading at which the phrase may begin, without its prefix: a lower bound."""
+        first = self._words[0]
+        starts = {first, _in_cyrillic(first)} if self._alike else {next(self._literals(0, first)).text}
+        places = [place for start in starts if (place := reading.find(start)) >= 0]
+        return min(places, default=0)
 
     def _literals(self, at: int, word: str) -> Iterator[Literal]:
         """The constant parts of the word at this place: between apostrophes, and before its endings."""
@@ -225,7 +233,8 @@ def _words(words: Sequence[str], options: frozenset[str]) -> Sequence[str]:
     if LEET in options:
         words = [leet(word) if any(map(str.isalpha, word)) else word for word in words]  # a number stays a number
     if JOINED in options:
-        words = [part for word in words for part in _parts(word)]
+        # A word of connectors alone is a connector itself, unless the phrase has nothing else.
+        words = [part for word in words if joined(word) for part in _parts(word)] or words
     return words
 
 
@@ -236,9 +245,10 @@ def _parts(word: str) -> list[str]:
 
 def _separator(options: frozenset[str]) -> str:
     """The text between two words of a phrase."""
+    # Possessive, because no word begins with such a character: otherwise the time would be quadratic in their number.
     if JOINED in options:
-        return rf"[{_SPACE}_'`-]*"
-    return f"[{_SPACE}]*" if SPACED in options else f"[{_SPACE}]+"
+        return rf"[{_SPACE}_'`-]*+"
+    return f"[{_SPACE}]*+" if SPACED in options else f"[{_SPACE}]++"
 
 
 def _start(character: str, options: frozenset[str]) -> str:
