@@ -94,7 +94,7 @@ _UMLAUTS: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe",
 _CYRILLIC: Final = {letter.lower(): fold(alike) for letter, alike in CYRILLIC_OF.items()}
 
 
-class Literal(NamedTuple):
+class PhraseLiteral(NamedTuple):
     """A text that is in every text with a spelling; with `starts_word`, an ASCII letter or digit is not before it."""
 
     text: str
@@ -116,17 +116,17 @@ class Spelling:
         self._alike = alike
 
     @cached_property
-    def literals(self) -> list[Literal]:
+    def literals(self) -> list[PhraseLiteral]:
         """Texts of which one is in every text that the exact pattern matches; long ones, which fewer texts have."""
         if not self._constant_parts:
-            return [Literal(apostrophe, starts_word=False) for apostrophe in _APOSTROPHES]
+            return [PhraseLiteral(apostrophe, starts_word=False) for apostrophe in _APOSTROPHES]
         if not self._alike:
             return [max(self._constant_parts, key=lambda literal: len(literal.text))]
         longest = max(self._words, key=len)
         return [literal for word in {longest, _in_cyrillic(longest)} for literal in self._literals(len(word), word)]
 
     @cached_property
-    def _constant_parts(self) -> list[Literal]:
+    def _constant_parts(self) -> list[PhraseLiteral]:
         parts = (part for at, word in enumerate(self._words) for part in self._literals(at, word))
         return [part for part in parts if part.text]
 
@@ -141,12 +141,12 @@ class Spelling:
         places = [place for start in starts if (place := reading.find(start)) >= 0]
         return min(places, default=0)
 
-    def _literals(self, at: int, word: str) -> Iterator[Literal]:
+    def _literals(self, at: int, word: str) -> Iterator[PhraseLiteral]:
         """The constant parts of the word at this place: between apostrophes, and before its endings."""
         start = _common_start(word) if INFLECTION in self._options and _has_endings(word) else word
         free = (at > 0 and self._options & {JOINED, SPACED}) or self._alike or LEET in self._options
         for number, part in enumerate(_APOSTROPHE.split(start)):
-            yield Literal(part, not free and number == 0 and _ASCII_WORD.match(part) is not None)
+            yield PhraseLiteral(part, not free and number == 0 and _ASCII_WORD.match(part) is not None)
 
     @cached_property
     def exact(self) -> "regex.Pattern[str]":
