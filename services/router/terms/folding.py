@@ -51,7 +51,7 @@ _LETTERS_OF: Final[Mapping[str, str]] = {
     "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ĸ": "k", "ł": "l", "ŋ": "n", "þ": "th",
     "ŧ": "t", "ى": "ي", "ی": "ي", "ک": "ك", "ة": "ه",
 }  # fmt: skip
-_WITH_STROKE: Final = frozenset("øđħłŧ")
+_WITH_STROKE: Final = frozenset("øđħłŧı")  # and the dotless i: another letter, if accents are required
 # Compatibility decomposition would make letters of these signs, and a word before them would not end.
 _SIGNS: Final[Mapping[str, str]] = {"™": "™", "℠": "℠", "\u0e33": "\u0e33", "\u0eb3": "\u0eb3"}  # also vowels am
 
@@ -79,6 +79,9 @@ class _Table(dict[int, str]):
     def _forms(self, character: str) -> Iterator[str]:
         if character in _SIGNS or character in _APOSTROPHES:
             yield _SIGNS.get(character, "'")
+            return
+        if character == "İ":  # the capital of i
+            yield "i"
             return
         once = unicodedata.normalize("NFKD", character).casefold()
         for one in unicodedata.normalize("NFKD", once):
@@ -172,6 +175,8 @@ def _without_folding(text: str) -> str | None:
 
 
 def _fold_word(word: str, *, accents: bool) -> str:
+    if accents:
+        word = unicodedata.normalize("NFC", word)
     folded = word.translate(_TABLES[accents])
     if _mixes_scripts(word, folded):
         folded = "".join(_forms(word, accents=accents))

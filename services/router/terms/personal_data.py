@@ -20,7 +20,9 @@ _EMAIL: Final = regex.compile(
 )
 # A number with its unit is no domain (4k@60hz.hdmi, @ f2.8.sharp), except before one of these (163.com).
 _QUANTITY: Final = regex.compile(r"(?:[0-9]+[a-z]{0,2}|f[0-9]+)\s?\W.*")
-_AFTER_NUMBERS: Final = frozenset("com net org info cn de es eu fr it nl pl ru se uk".split())
+_AFTER_NUMBERS: Final = frozenset(
+    ["com", "net", "org", "info", "cn", "de", "es", "eu", "fr", "it", "nl", "pl", "ru", "se", "uk"]
+)
 _GAP: Final = r"\s{0,3}[.-]?\s{0,3}"
 _IBAN: Final = regex.compile(
     rf"(?<![\p{{L}}\p{{N}}])[a-z]{{2}}[0-9]{{2}}(?:{_GAP}[a-z0-9]){{11,30}}(?![\p{{L}}\p{{N}}])"

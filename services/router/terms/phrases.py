@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import regex
 
 from services.router.terms.folding import CYRILLIC_OF, fold, fold_with_accents, looks_latin
-from services.router.terms.readings import CONNECTORS, JOINED, LEET, SPACED, joined, leet, reading
+from services.router.terms.readings import BETWEEN_WORDS, CONNECTORS, JOINED, LEET, SPACED, joined, leet, reading
 
 INFLECTION: Final = "inflection"
 PREFIXES: Final = "prefixes"
@@ -21,7 +21,7 @@ ACCENTS: Final = "accents"
 
 _MAX_SPELLINGS: Final = 8
 _MIN_INFLECTED: Final = 4  # letters of a word; one of three letters may only have an `s`
-_SHORT: Final = regex.compile("[a-z]{3}")
+_SHORT: Final = regex.compile(r"\p{Latin}{3}")
 _MIN_SPACED: Final = 3  # letters of a phrase
 _MIN_SPACED_IDEOGRAPHS: Final = 2
 _MIN_LEET: Final = 4
@@ -69,7 +69,7 @@ _ARABIC_ENDINGS: Final = "ات ين ون ان ه ها"
 _HEBREW_ENDINGS: Final = "ים ות י ה"
 _DEVANAGARI_ENDINGS: Final = "ों ें े ी ा ियों ियां ियाँ ओं एं"
 _ENDINGS: Final = (
-    (regex.compile(r"[a-z]+"), _LATIN_ENDINGS, regex.compile(r"[aeiouy]$"), _LATIN_FOR_A_VOWEL),
+    (regex.compile(r"[\p{Latin}\p{M}]+"), _LATIN_ENDINGS, regex.compile(r"[aeiouy]$"), _LATIN_FOR_A_VOWEL),
     (regex.compile(r"\p{Cyrillic}+"), _CYRILLIC_ENDINGS, regex.compile("[аеиоуыэюяьй]$"), _CYRILLIC_ENDINGS),
     (regex.compile(r"\p{Greek}+"), _GREEK_ENDINGS, regex.compile("(?:[αεηιουω]σ?|σ)$"), _GREEK_ENDINGS),
     (regex.compile(r"\p{Arabic}+"), _ARABIC_ENDINGS, regex.compile("ه$"), "ات"),
@@ -80,6 +80,7 @@ _IRREGULAR: Final = (
     (regex.compile(r"fe?$"), "ves"),  # knife
     (regex.compile(r"(?<=[^aeiou])y$"), "ies"),  # battery
     (regex.compile(r"ao$"), "oes"),  # munição
+    (regex.compile(r"ão$"), "ões"),
     (regex.compile(r"(?<=[aeou])l$"), "is"),  # real
 )
 # The article, conjunctions and prepositions that are written together with a word.
@@ -173,7 +174,8 @@ class Spelling:
             return False
         if not self._accented:
             return True
-        return self._exact_with_accents.fullmatch(reading(fold_with_accents(original), self._options)) is not None
+        accented, _, _ = reading(fold_with_accents(original), self._options).partition(BETWEEN_WORDS)
+        return self._exact_with_accents.fullmatch(accented) is not None
 
     def _body(self, words: Iterable[str]) -> str:
         inflected = INFLECTION in self._options

@@ -26,7 +26,7 @@ _SINGLE_LETTERS: Final = regex.compile(
 )
 _DIGIT_BESIDE_CYRILLIC: Final = regex.compile(r"(?<=\p{Cyrillic})[034]|[034](?=\p{Cyrillic})")
 _CYRILLIC_DIGITS: Final = {"0": "о", "3": "з", "4": "ч"}
-_BETWEEN_WORDS: Final = "\0"  # no phrase contains it
+BETWEEN_WORDS: Final = "\0"  # no phrase contains it
 _BETWEEN: Final = frozenset(" \t\n\r\v\f.,*~·|/+_-")
 # RE2's forms of the two patterns: they find whether a text needs a reading.
 DIGIT_IN_A_WORD: Final = r"\pL[0-9@$!|€£¡]|[0-9@$!|€£¡]\pL"
@@ -77,7 +77,7 @@ def _without_gaps(text: str) -> list[tuple[str, int]]:
     for run in _SINGLE_LETTERS.finditer(text):
         found += ((text[at], at) for at in range(end, run.start()))
         letters = [(text[at], at) for at in range(*run.span()) if text[at] not in _BETWEEN]
-        gap = _BETWEEN_WORDS, run.start()
+        gap = BETWEEN_WORDS, run.start()
         found += letters
         repeated += [gap, *letters[1:], gap, *letters[:-1]]
         end = run.end()

@@ -142,6 +142,28 @@ def test_folding_applies_to_every_list(pair: Pair) -> None:
     assert parts(pair.text, pair.phrase) == pair.expected
 
 
+@pytest.mark.parametrize(
+    ("phrase", "text", "match", "expected"),
+    [
+        ("pena", "p e n a", ["spaced"], ["p e n a"]),
+        ("pena", "a p e n a", ["spaced"], ["p e n a"]),
+        ("pena", "p e ñ a", ["spaced"], []),
+        ("réplica", "réplicas REPLICAS", ["inflection"], ["réplicas"]),
+        ("Schalldämpfer", "Schalldämpfern Schalldampfern", ["inflection"], ["Schalldämpfern"]),
+        ("podróbka", "podróbki podrobki", ["inflection"], ["podróbki"]),
+        ("peña", "PEÑAS PENAS", ["inflection"], ["PEÑAS"]),
+        ("munição", "munições municoes", ["inflection"], ["munições"]),
+        ("año", "AÑOS anos", ["inflection"], ["AÑOS"]),
+        ("café", "c a f é, c4fé cafe", ["spaced", "leet", "joined", "inflection"], ["c a f é", "c4fé"]),
+        ("silah", "SİLAH SI\u0307LAH silah", [], ["SİLAH", "SI\u0307LAH", "silah"]),
+        ("sik", "sık sorulan sorular", [], []),
+        ("sık", "sık sik", [], ["sık"]),
+    ],
+)
+def test_required_accents_and_the_other_options(phrase: str, text: str, match: list[str], expected: list[str]) -> None:
+    assert parts(text, phrase, match=["accents", *match]) == expected
+
+
 def test_every_row_has_five_related_inputs() -> None:
     assert all(len(row) >= 6 for row in [*ROWS.values(), *OPTIONAL.values()])
 
