@@ -8,6 +8,8 @@ from typing import Final
 
 import regex
 
+from services.router.terms.folding import latin_letters
+
 JOINED: Final = "joined"
 SPACED: Final = "spaced"
 LEET: Final = "leet"
@@ -18,20 +20,21 @@ _REMOVED: Final = str.maketrans("", "", CONNECTORS)
 _ALIKE: Final = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g", "l": "i"}
 _SIGNS: Final = {"@": "a", "$": "s", "!": "i", "|": "i", "€": "e", "£": "i", "¡": "i"}
 _LETTERS_OF_DIGITS: Final = str.maketrans(_ALIKE)
-_SIGN_IN_A_WORD: Final = regex.compile(r"[@$!|€£¡](?=\w)")
+# Before a letter or digit, also in a row; at the end of a word, only signs that do not end a sentence.
+_SIGN_IN_A_WORD: Final = regex.compile(r"[@$!|€£¡](?=[@$!|€£¡]{0,2}\w)|(?<=\p{L}[@$€£]{0,2})[@$€£](?![@$!|€£¡]{0,2}\w)")
 # Three letters, or two ideographs.
 _SINGLE_LETTERS: Final = regex.compile(
-    r"(?<![\p{L}\p{M}\p{N}])(?:[\p{L}\p{N}@$!](?:[\s.,*~·|/+_-]{1,3}[\p{L}\p{N}@$!](?![\p{L}\p{M}\p{N}])){2,}"
-    r"|\p{Han}[\s.*~·|/_-]{1,3}\p{Han}(?![\p{L}\p{M}\p{N}]))"
+    r"(?<![\p{L}\p{M}\p{N}])(?:[\p{L}\p{N}@$!](?:[\s.,:*~·•|/+_-]{1,4}[\p{L}\p{N}@$!](?![\p{L}\p{M}\p{N}])){2,}"
+    r"|\p{Han}[\s.*~·•|/_-]{1,4}\p{Han}(?![\p{L}\p{M}\p{N}]))"
 )
 _DIGIT_BESIDE_CYRILLIC: Final = regex.compile(r"(?<=\p{Cyrillic})[034]|[034](?=\p{Cyrillic})")
 _CYRILLIC_DIGITS: Final = {"0": "о", "3": "з", "4": "ч"}
 BETWEEN_WORDS: Final = "\0"  # no phrase contains it
-_BETWEEN: Final = frozenset(" \t\n\r\v\f.,*~·|/+_-")
+_BETWEEN: Final = frozenset(" \t\n\r\v\f.,:*~·•|/+_-")
 # RE2's forms of the two patterns: they find whether a text needs a reading.
 DIGIT_IN_A_WORD: Final = r"\pL[0-9@$!|€£¡]|[0-9@$!|€£¡]\pL"
 SINGLE_LETTERS: Final = (
-    r"(?:^|[^\pL\pM\pN])(?:[\pL\pN@$!](?:[\s.,*~·|/+_-]{1,3}[\pL\pN@$!]){2}|\p{Han}[\s.*~·|/_-]{1,3}\p{Han})"
+    r"(?:^|[^\pL\pM\pN])(?:[\pL\pN@$!](?:[\s.,:*~·•|/+_-]{1,4}[\pL\pN@$!]){2}|\p{Han}[\s.*~·•|/_-]{1,4}\p{Han})"
     r"(?:$|[^\pL\pM\pN])"
 )
 
@@ -56,7 +59,7 @@ def reading(text: str, options: Iterable[str]) -> str:
         text = "".join(character for character, _ in _without_gaps(text))
     if LEET in options:
         text = leet(text)
-    return joined(text) if JOINED in options else text
+    return latin_letters(joined(text) if JOINED in options else text)
 
 
 def origins(text: str, options: Iterable[str]) -> Sequence[int]:

@@ -164,6 +164,17 @@ def test_required_accents_and_the_other_options(phrase: str, text: str, match: l
     assert parts(text, phrase, match=["accents", *match]) == expected
 
 
+@pytest.mark.parametrize("mark", "\ua66f\ua670\u0e47\u3099\u1cd2\u302a\u2cef\U0001d165\U0001e08f\u135d")
+def test_a_mark_of_another_script_hides_no_word_of_an_alphabet(mark: str) -> None:
+    for phrase, text in (
+        (KNIFE, f"swi{mark}tch{mark}blade{mark}"),
+        ("оружие", f"ору{mark}жие"),
+        ("όπλο", f"όπ{mark}λο"),
+    ):
+        assert parts(f"x {text} y", phrase) == [text]
+        assert parts(f"ナイフ{text}", phrase) == [text]
+
+
 def test_every_row_has_five_related_inputs() -> None:
     assert all(len(row) >= 6 for row in [*ROWS.values(), *OPTIONAL.values()])
 
@@ -186,6 +197,7 @@ JOINED_WORDS = [
     ),  # a phrase does not say where a word can be divided: the phrase `switch blade` does
     Pair("switch blade", "switchblade switch-blade switch blade", [KNIFE, "switch-blade", "switch blade"]),
     Pair("gun", "machine-gun", ["gun"]),
+    Pair("cocaine", "соса-ine", ["соса-ine"]),  # Cyrillic letters before the hyphen
 ]
 SPACED_LETTERS = [
     Pair(KNIFE, "s w i t c h b l a d e", ["s w i t c h b l a d e"]),
@@ -200,11 +212,21 @@ SPACED_LETTERS = [
     Pair(KNIFE, "sw it ch bl ad e", []),
     Pair("gun", "g u nice", []),
     Pair("手枪", "手 枪", ["手 枪"]),
+    Pair(KNIFE, "s•w•i•t•c•h•b•l•a•d•e", ["s•w•i•t•c•h•b•l•a•d•e"]),
+    Pair(KNIFE, "s:w:i:t:c:h:b:l:a:d:e", ["s:w:i:t:c:h:b:l:a:d:e"]),
+    Pair("gun", "g    u    n", ["g    u    n"]),
+    Pair(KNIFE, "s w i t с h b l a d e", ["s w i t с h b l a d e"]),  # one Cyrillic letter
+    Pair("cocaine", "c о c а i n е", ["c о c а i n е"]),
 ]
 LETTERS_AS_DIGITS = [
     Pair(KNIFE, "5witchblade", ["5witchblade"]),
     Pair(KNIFE, "$w1tchb1ad3", ["$w1tchb1ad3"]),
     Pair(KNIFE, "SW!TCHBL@DE", ["SW!TCHBL@DE"]),
+    Pair("assault rifle", "a$$ault rifle", ["a$$ault rifle"]),
+    Pair("grass", "gra$$ gra$$!", ["gra$$", "gra$$"]),
+    Pair("cocaine", "coc@!ne", ["coc@!ne"]),
+    Pair(KNIFE, "switchblad€", ["switchblad€"]),
+    Pair("rifles", "rifle5 for 5$", ["rifle5"]),
     Pair("heroin", "h3r01n H3roin", ["h3r01n", "H3roin"]),
     Pair("cocaine", "c0ca1ne", ["c0ca1ne"]),
     Pair("kokain", "k0k4in", ["k0k4in"]),
