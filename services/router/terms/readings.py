@@ -30,6 +30,7 @@ _SINGLE_LETTERS: Final = regex.compile(
 _DIGIT_BESIDE_CYRILLIC: Final = regex.compile(r"(?<=\p{Cyrillic})[034]|[034](?=\p{Cyrillic})")
 _CYRILLIC_DIGITS: Final = {"0": "о", "3": "з", "4": "ч"}
 BETWEEN_WORDS: Final = "\0"  # no phrase contains it
+_MAX_NEIGHBOURS: Final = 3  # single letters and digits before or after a word, which do not belong to it
 _BETWEEN: Final = frozenset(" \t\n\r\v\f.,:*~·•|/+_-")
 # RE2's forms of the two patterns: they find whether a text needs a reading.
 DIGIT_IN_A_WORD: Final = r"\pL[0-9@$!|€£¡]|[0-9@$!|€£¡]\pL"
@@ -71,8 +72,8 @@ def origins(text: str, options: Iterable[str]) -> Sequence[int]:
 def _without_gaps(text: str) -> list[tuple[str, int]]:
     """The characters of a text in which each sequence of single letters is a word, with their offsets in the text.
 
-    At the end, each such word is repeated without its first and without its last letter: these may be words themselves
-    ("a g u n").
+    At the end, each such word is repeated without its neighbours at the start, at the end, and at both: one letter, or
+    two or three of which one is a digit ("a g u n", "2 x g u n"). More would find `gun` in "g u n s h i p".
     """
     found: list[tuple[str, int]] = []
     repeated: list[tuple[str, int]] = []
@@ -82,6 +83,15 @@ def _without_gaps(text: str) -> list[tuple[str, int]]:
         letters = [(text[at], at) for at in range(*run.span()) if text[at] not in _BETWEEN]
         gap = BETWEEN_WORDS, run.start()
         found += letters
-        repeated += [gap, *letters[1:], gap, *letters[:-1]]
+        word = "".join(letter for letter, _ in letters)
+        for first in _neighbours(word):
+            for last in _neighbours(word[::-1]):
+                if 0 < first + last < len(word) - 1:
+                    repeated += [gap, *letters[first : len(word) - last]]
         end = run.end()
     return [*found, *((text[at], at) for at in range(end, len(text))), *repeated]
+
+
+def _neighbours(word: str) -> list[int]:
+    """The numbers of characters at the start of a sequence of single letters that may not belong to its word."""
+    return [0, 1, *(n for n in range(2, _MAX_NEIGHBOURS + 1) if any(map(str.isdecimal, word[:n])))]
