@@ -53,7 +53,13 @@ _LETTERS_OF: Final[Mapping[str, str]] = {
 }  # fmt: skip
 _WITH_STROKE: Final = frozenset("øđħłŧı")  # and the dotless i: another letter, if accents are required
 # Compatibility decomposition would make letters of these signs, and a word before them would not end.
-_SIGNS: Final[Mapping[str, str]] = {"™": "™", "℠": "℠", "\u0e33": "\u0e33", "\u0eb3": "\u0eb3"}  # also vowels am
+_SIGNS: Final[Mapping[str, str]] = {
+    "״": '"',
+    "™": "™",
+    "℠": "℠",
+    "\u0e33": "\u0e33",
+    "\u0eb3": "\u0eb3",
+}  # also vowels am
 
 _LOOKALIKE_OF: Final[Mapping[str, str]] = {alike: letter for letter, alikes in LOOKALIKES.items() for alike in alikes}
 _OTHER_SCRIPT: Final = regex.compile(

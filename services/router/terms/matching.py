@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import re2
 from ahocorasick_rs import AhoCorasick, Implementation
@@ -71,8 +71,7 @@ class Terms:
         if self._hidden:
             disguises = _disguises_of(folded)
             for one in self._hidden:
-                if disguises & one.options:
-                    options = one.options if readings.SPACED in disguises else one.options - {readings.SPACED}
+                if options := _read_with(one.options, disguises):
                     reading = readings.reading(folded, options)
                     if candidates := one.match(reading):
                         found.append(_Found(one, options, reading, candidates))
@@ -137,9 +136,9 @@ class Terms:
         for start, end in candidate.spans(reading):
             if confirmed >= MAX_HITS and readings.SPACED not in options:
                 break
-            if one.source.exceptions and item.is_excepted(one, reading, options, start, end):
-                continue
             field, begin, stop = item.original(start, end, options)
+            if one.source.exceptions and item.is_excepted(one, field, begin, stop):
+                continue
             original = (item.title if field == _TITLE else item.text)[begin:stop]
             if isinstance(candidate.spelling, Spelling) and not candidate.spelling.confirmed(
                 original, reading[start:end]
@@ -147,6 +146,9 @@ class Terms:
                 continue
             confirmed += 1
             hits.add(_Hit(field != _TITLE, begin, stop, candidate.phrase))
+
+
+_Place: TypeAlias = tuple[bool, int]  # true for the text, and characters from its start
 
 
 class _Hit(NamedTuple):
@@ -173,7 +175,7 @@ class _Hits:
             self.in_order.insert(at, hit)
             del self.in_order[MAX_HITS:]
 
-    def is_beyond(self, place: tuple[bool, int]) -> bool:
+    def is_beyond(self, place: _Place) -> bool:
         """True if no hit from this place on can be among the first ones."""
         return len(self.in_order) == MAX_HITS and place > self.in_order[-1][:2]
 
@@ -272,28 +274,26 @@ class _CompiledList:
                     self._exceptions.add(_Candidate(0, number, spelling))
         self._exceptions.compile()
 
-    def exception_spans(self, reading: str) -> "_Spans":
+    def exception_spans(self, reading: str) -> Iterator[tuple[int, int]]:
         """The parts of a reading that are exceptions of the list."""
-        spans: list[tuple[int, int]] = []
         for candidate in self._exceptions.candidates(self._exceptions.match(reading)):
             if not isinstance(candidate.spelling, Spelling) or not candidate.spelling.may_be_in(reading):
                 continue
             at = 0
             while found := candidate.spelling.exact.search(reading, at):
-                spans.append(found.span(1))
+                yield found.span(1)
                 at = found.start(1) + 1
-        return _Spans(spans)
 
 
 class _Spans:
-    """Parts of a text; `cover` is true if one of them contains another part."""
+    """Parts of the texts of an item, from a place to another; `cover` is true if one of them contains another part."""
 
-    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+    def __init__(self, spans: Iterable[tuple[_Place, _Place]]) -> None:
         ordered = sorted(spans)
         self._starts = [start for start, _ in ordered]
         self._furthest = list(accumulate((end for _, end in ordered), max))
 
-    def cover(self, start: int, end: int) -> bool:
+    def cover(self, start: _Place, end: _Place) -> bool:
         at = bisect_right(self._starts, start)
         return at > 0 and self._furthest[at - 1] >= end
 
@@ -306,17 +306,28 @@ class _Item:
         self.text = text
         self._folded = folded
         self._origins: dict[frozenset[str], Sequence[int]] = {}
-        self._exceptions: dict[tuple[str, frozenset[str]], _Spans] = {}
+        self._exceptions: dict[str, _Spans] = {}
 
-    def is_excepted(self, one: _CompiledList, reading: str, options: frozenset[str], start: int, end: int) -> bool:
-        """True if an exception of the list covers this part of the reading with these options."""
-        key = one.source.name, options
-        spans = self._exceptions.get(key)
+    def is_excepted(self, one: _CompiledList, field: str, begin: int, stop: int) -> bool:
+        """True if an exception of the list covers this part of the original text, in any reading of the list."""
+        spans = self._exceptions.get(one.source.name)
         if spans is None:
-            spans = self._exceptions[key] = one.exception_spans(reading)
-        return spans.cover(start, end)
+            spans = self._exceptions[one.source.name] = _Spans(self._excepted(one))
+        in_text = field != _TITLE
+        return spans.cover((in_text, begin), (in_text, stop))
 
-    def earliest(self, possible: _Possible) -> tuple[bool, int]:
+    def _excepted(self, one: _CompiledList) -> Iterator[tuple[_Place, _Place]]:
+        for options in dict.fromkeys((_NO_DISGUISE, _read_with(one.source.options, self._disguises))):
+            reading = readings.reading(self._folded, options) if options else self._folded
+            for start, end in one.exception_spans(reading):
+                field, begin, stop = self.original(start, end, options)
+                yield (field != _TITLE, begin), (field != _TITLE, stop)
+
+    @cached_property
+    def _disguises(self) -> frozenset[str]:
+        return _disguises_of(self._folded)
+
+    def earliest(self, possible: _Possible) -> _Place:
         """A lower bound of the place of a candidate's first hit: true for the text, and start."""
         spelling = possible.candidate.spelling
         start = 0 if isinstance(spelling, str) else spelling.earliest(possible.reading)
@@ -366,6 +377,15 @@ def _bounded(literals: Mapping[str, list[tuple[int, bool]]]) -> dict[str, list[t
         else:
             bounded[chain[-1]] += ((number, False) for number, _ in literals[literal])
     return bounded
+
+
+def _read_with(options: frozenset[str], disguises: frozenset[str]) -> frozenset[str]:
+    """The options with which a list with these options reads a text with these disguises; none if it has none of its
+    own."""
+    own = options & readings.READ_OTHERWISE
+    if not own & disguises:
+        return _NO_DISGUISE
+    return own if readings.SPACED in disguises else own - {readings.SPACED}
 
 
 def _disguises_of(text: str) -> frozenset[str]:

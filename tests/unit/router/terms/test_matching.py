@@ -190,10 +190,17 @@ def test_a_hit_within_an_exception_does_not_count(
         ("knife-block", ["joined"], []),
         ("knifeblock", ["joined"], []),
         ("k n i f e", ["spaced"], ["k n i f e"]),
+        ("knife b1ock", ["leet"], []),
+        ("k n i f e b l o c k", ["spaced"], []),
     ],
 )
 def test_an_exception_has_the_options_of_its_list(text: str, match: list[str], expected: list[str]) -> None:
     assert parts(text, "knife", match=match, exceptions=["knife block"]) == expected
+
+
+def test_an_exception_counts_in_each_reading() -> None:
+    assert parts("象 牙 色", "象牙", match=["spaced"], exceptions=["象牙色"]) == []
+    assert parts("g1ue gun and a gun", "gun", match=["leet"], exceptions=["glue gun"]) == ["gun"]
 
 
 def test_the_first_phrase_that_is_not_excepted_is_named() -> None:

@@ -104,6 +104,7 @@ SCRIPTS = [
     always("대마초", "대마초를 팝니다", "대마초"),
     always("대마초", "대마초에서는 대마초입니다", "대마초", "대마초"),
     always("대마초", "대마초들이", "대마초"),
+    always("대마초", "대마초이라고 대마초뿐 대마초한테 대마초조차 대마초같은 대마초들까지도", *["대마초"] * 6),
     always("총", "총알"),  # bullet: another word, not a particle
     always("권총", "권총3정", "권총"),
     always("ナイフ", "飛び出しナイフ屋", "ナイフ"),
@@ -116,6 +117,7 @@ SCRIPTS = [
     always("iPhone", "아이폰iPhone을", "iPhone"),
 ]
 COMBINING_MARKS = [
+    always('ק"ג', "5 ק״ג", "ק״ג"),
     always("राम", "रामायण"),
     always("राम", "राम, राम।", "राम", "राम"),
     always("राम", "कराम किराम"),
