@@ -21,7 +21,12 @@ from services.router.domain.routing import (
     InvalidTerms,
     PolicySet,
 )
-from services.router.domain.term_lists import publication_term_faults, term_faults, term_list_faults
+from services.router.domain.term_lists import (
+    publication_term_faults,
+    term_faults,
+    term_list_faults,
+    term_size_faults,
+)
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL
 from shared.contracts.events import OperatingModelPublished, Policy, PolicySetPublished, Region, TermOptions
@@ -94,7 +99,8 @@ def publication_faults(
     if policy_set is not None:
         set_faults += policy_set_faults(policy_set, pointer="/policy_set")
         reported = {fault.pointer for fault in set_faults}
-        compiled = _compile_faults(policy_set, compile_policy_set)
+        too_large = [*term_size_faults(policy_set, "/policy_set")]
+        compiled = too_large or _compile_faults(policy_set, compile_policy_set)
         set_faults += [fault for fault in compiled if fault.pointer not in reported]
     if model_faults:
         return model_faults + set_faults

@@ -13,6 +13,12 @@ from services.router.domain.routing import PolicySet, TermFault
 from shared.contracts.events import PolicySetPublished, TermExamples
 from shared.validation.faults import Fault, pointer_to
 
+MAX_WORDS: Final = 20  # of a phrase or an exception
+MAX_CHARACTERS: Final = 200  # of a phrase or an exception
+MAX_PHRASES: Final = 20_000  # of all lists
+MAX_EXCEPTIONS: Final = 5_000  # of all lists
+MAX_TOTAL_CHARACTERS: Final = 500_000  # of all phrases and exceptions
+
 _SHOWN: Final = 60  # characters of a text in a message
 
 
@@ -29,6 +35,39 @@ def term_list_faults(content: PolicySetPublished, pointer: str) -> Iterator[Faul
             yield Fault(at, f"there is no list {name!r}: add it to `terms`, or remove its options")
         empty = f"list {name!r} has an empty exception: write the words in which a phrase does not count, or remove it"
         yield from _empty(options.exceptions, f"{at}/exceptions", empty)
+
+
+def term_size_faults(content: PolicySetPublished, pointer: str) -> Iterator[Fault]:
+    """Faults of word lists that are too large to be published. A set in force may have them.
+
+    The time and the memory of a search depend on these sizes (docs/architecture/term-lists.md).
+    """
+    rows = [(pointer_to(f"{pointer}/terms", name), "phrase", name, phrases) for name, phrases in content.terms.items()]
+    rows += [
+        (f"{pointer_to(f'{pointer}/term_options', name)}/exceptions", "exception", name, options.exceptions)
+        for name, options in content.term_options.items()
+    ]
+    for at, kind, name, texts in rows:
+        for row, text in enumerate(texts):
+            words = len(text.split())
+            if words > MAX_WORDS or len(text) > MAX_CHARACTERS:
+                yield Fault(
+                    f"{at}/{row}",
+                    f"list {name!r} has the {kind} {_short(text)} with {words} words and {len(text)} characters; at"
+                    f" most {MAX_WORDS} words and {MAX_CHARACTERS} characters are possible: write a shorter part of it",
+                )
+    for kind, most in (("phrase", MAX_PHRASES), ("exception", MAX_EXCEPTIONS)):
+        if (number := sum(len(texts) for _, each, _, texts in rows if each == kind)) > most:
+            yield Fault(
+                f"{pointer}/terms", f"the word lists have {number} {kind}s; at most {most} are possible: remove some"
+            )
+    total = sum(len(text) for *_, texts in rows for text in texts)
+    if total > MAX_TOTAL_CHARACTERS:
+        yield Fault(
+            f"{pointer}/terms",
+            f"phrases and exceptions of the word lists have {total} characters; at most {MAX_TOTAL_CHARACTERS} are"
+            " possible: remove some",
+        )
 
 
 def publication_term_faults(

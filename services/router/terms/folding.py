@@ -51,14 +51,29 @@ _LETTERS_OF: Final[Mapping[str, str]] = {
     "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ĸ": "k", "ł": "l", "ŋ": "n", "þ": "th",
     "ŧ": "t", "ى": "ي", "ی": "ي", "ک": "ك", "ة": "ه",
 }  # fmt: skip
-_WITH_STROKE: Final = frozenset("øđħłŧ")
+_WITH_STROKE: Final = frozenset("øđħłŧı")  # and the dotless i: another letter, if accents are required
 # Compatibility decomposition would make letters of these signs, and a word before them would not end.
-_SIGNS: Final[Mapping[str, str]] = {"™": "™", "℠": "℠", "\u0e33": "\u0e33", "\u0eb3": "\u0eb3"}  # also vowels am
+_SIGNS: Final[Mapping[str, str]] = {
+    "״": '"',
+    "™": "™",
+    "℠": "℠",
+    "\u0e33": "\u0e33",
+    "\u0eb3": "\u0eb3",
+}  # also vowels am
 
 _LOOKALIKE_OF: Final[Mapping[str, str]] = {alike: letter for letter, alikes in LOOKALIKES.items() for alike in alikes}
 _OTHER_SCRIPT: Final = regex.compile(
     r"[\p{Cyrillic}\p{Greek}" + "".join(alike for alike in _LOOKALIKE_OF if not _LATIN.match(alike)) + "]"
 )
+# Latin letters beside those of the other alphabets
+_MIXED_WORD: Final = regex.compile(
+    r"[\p{Cyrillic}\p{Greek}]++[a-z][a-z\p{Cyrillic}\p{Greek}]*+"
+    r"|[a-z]++[\p{Cyrillic}\p{Greek}][a-z\p{Cyrillic}\p{Greek}]*+"
+)
+# A mark that letters of an alphabet do not have
+_STRAY_MARK: Final = regex.compile(r"[\p{Latin}\p{Cyrillic}\p{Greek}]\p{M}")
+_ALPHABETIC: Final = regex.compile(r"[\p{Latin}\p{Cyrillic}\p{Greek}]$")
+_MARK: Final = regex.compile(r"\p{M}")
 _ASCII_LETTER: Final = re.compile("[a-z]")
 # The Cyrillic letters that look like a Latin one: a word of these letters alone can be read in both scripts.
 CYRILLIC_OF: Final[Mapping[str, str]] = dict(zip("ABCEHIJKMOPSTXYaceijopsxy", "АВСЕНІЈКМОРЅТХУасеіјорѕху", strict=True))
@@ -79,6 +94,9 @@ class _Table(dict[int, str]):
     def _forms(self, character: str) -> Iterator[str]:
         if character in _SIGNS or character in _APOSTROPHES:
             yield _SIGNS.get(character, "'")
+            return
+        if character == "İ":  # the capital of i
+            yield "i"
             return
         once = unicodedata.normalize("NFKD", character).casefold()
         for one in unicodedata.normalize("NFKD", once):
@@ -153,6 +171,19 @@ def sources(text: str) -> Sequence[tuple[int, int]]:
     return found
 
 
+def latin_letters(text: str) -> str:
+    """A reading in which words of Latin letters and others that look like them are Latin; its length stays.
+
+    Words are folded before their letters are joined: only then do they have letters of two scripts.
+    """
+    return text if text.isascii() else _MIXED_WORD.sub(_latin_word, text)
+
+
+def _latin_word(word: "regex.Match[str]") -> str:
+    letters = [_as_latin(letter) for letter in word[0]]
+    return "".join(map(str, letters)) if all(letter and len(letter) == 1 for letter in letters) else word[0]
+
+
 def looks_latin(text: str) -> bool:
     """True if every letter of a text is Latin or looks like a Latin letter of its case."""
     return all(_as_latin(character) is not None for character in text)
@@ -168,12 +199,15 @@ def _without_folding(text: str) -> str | None:
     form = text.lower()
     for wide, narrow in _WIDE_SIGNS:
         form = form.replace(wide, narrow)
-    return form if _OWN_FORM.fullmatch(form) and unicodedata.is_normalized("NFC", form) else None
+    own = _OWN_FORM.fullmatch(form) and not _STRAY_MARK.search(form) and unicodedata.is_normalized("NFC", form)
+    return form if own else None
 
 
 def _fold_word(word: str, *, accents: bool) -> str:
+    if accents:
+        word = unicodedata.normalize("NFC", word)
     folded = word.translate(_TABLES[accents])
-    if _mixes_scripts(word, folded):
+    if _mixes_scripts(word, folded) or _STRAY_MARK.search(folded):
         folded = "".join(_forms(word, accents=accents))
     return folded if folded.isascii() else unicodedata.normalize("NFC", folded)
 
@@ -194,6 +228,18 @@ def _forms(word: str, *, accents: bool) -> list[str]:
         own = slice(*part.span())
         if _mixes_scripts(part[0], "".join(forms[own])):
             forms[own] = _in_one_script(part[0]) or forms[own]
+    return _without_stray_marks(forms)
+
+
+def _without_stray_marks(forms: list[str]) -> list[str]:
+    """The forms without marks of other scripts on letters of an alphabet, which no language writes."""
+    alphabetic = False
+    for at, form in enumerate(forms):
+        if _MARK.fullmatch(form):
+            if alphabetic and not _ACCENT.match(form):
+                forms[at] = ""
+        elif form:
+            alphabetic = _ALPHABETIC.search(form) is not None
     return forms
 
 

@@ -7,25 +7,25 @@ the texts and the lists only, so the same item always gives the same case.
 """
 
 import string
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import re2
-import regex
 from ahocorasick_rs import AhoCorasick, Implementation
 
 from services.router.domain.routing import NOTHING_FOUND, FoundTerms, TermFault
 from services.router.terms import personal_data, readings
 from services.router.terms.folding import fold, sources
 from services.router.terms.lists import TermList
-from services.router.terms.phrases import Spelling, spellings
+from services.router.terms.phrases import LONGEST_PREFIX, Spelling, spellings
 from shared.contracts.events import TermHit
 
 MAX_HITS: Final = 20  # of a list in an item; more do not help a reviewer
 
+_MAX_NESTED: Final = 8  # literals that end at one place of a text
 _MAX_DFA: Final = 60_000  # bytes of literals: the faster automaton has up to a kilobyte for each
 _ASCII_WORD: Final = frozenset(string.ascii_lowercase + string.digits)
 _TITLE: Final = "title"
@@ -66,70 +66,89 @@ class Terms:
     def find(self, title: str, text: str) -> FoundTerms:
         """The lists that have a phrase in title or text, sorted by name, with the positions of the phrases."""
         folded = fold(title) + _BETWEEN_FIELDS + fold(text)
-        found = self._plain.match(folded)
-        others: list[tuple[_Pass, frozenset[str], str, list[int]]] = []
+        plain = self._plain.match(folded)
+        found = [_Found(self._plain, _NO_DISGUISE, folded, plain)] if plain else []
         if self._hidden:
             disguises = _disguises_of(folded)
             for one in self._hidden:
-                if disguises & one.options:
-                    options = one.options if readings.SPACED in disguises else one.options - {readings.SPACED}
+                if options := _read_with(one.options, disguises):
                     reading = readings.reading(folded, options)
                     if candidates := one.match(reading):
-                        others.append((one, options, reading, candidates))
-        if not found and not others:
-            return NOTHING_FOUND
-        item = _Item(title, text, folded)
-        hits: dict[int, list[_Hit]] = {}
-        for candidate in self._plain.candidates(found):
-            self._locate(item, folded, _NO_DISGUISE, candidate, hits)
-        for one, options, reading, candidates in others:
-            for candidate in one.candidates(candidates):
-                self._locate(item, reading, options, candidate, hits)
-        return self._result(hits)
+                        found.append(_Found(one, options, reading, candidates))
+        return self._result(_Item(title, text, folded), found) if found else NOTHING_FOUND
 
-    def _locate(
-        self,
-        item: "_Item",
-        reading: str,
-        options: frozenset[str],
-        candidate: "_Candidate",
-        hits: dict[int, list["_Hit"]],
-    ) -> None:
-        """Add the confirmed hits of a candidate, except those within an exception of the list."""
-        one = self._lists[candidate.list]
-        own = hits.setdefault(candidate.list, [])
-        for start, end in candidate.spans(reading):
-            if len(own) >= MAX_HITS * 4:
-                break
-            if one.source.exceptions and item.is_excepted(one, reading, options, start, end):
+    def _result(self, item: "_Item", found: Sequence["_Found"]) -> FoundTerms:
+        possible: dict[int, list[_Possible]] = {}
+        for one in found:
+            for candidate in one.searched.candidates(one.candidates):
+                possible.setdefault(candidate.list, []).append(_Possible(candidate, one.options, one.reading))
+        phrases: dict[str, str] = {}
+        located: list[TermHit] = []
+        for at, own in sorted(possible.items(), key=lambda pair: self._lists[pair[0]].source.name):
+            source = self._lists[at].source
+            hits = self._hits(item, self._lists[at], own)
+            if hits.first_phrase is None:
                 continue
+            phrases[source.name] = source.named(hits.first_phrase)
+            located += [
+                TermHit(
+                    list=source.name,
+                    phrase=source.named(hit.phrase),
+                    field=_TEXT if hit.in_text else _TITLE,
+                    start=hit.start,
+                    end=hit.end,
+                )
+                for hit in hits.in_order
+            ]
+        return FoundTerms(phrases, located) if phrases else NOTHING_FOUND
+
+    def _hits(self, item: "_Item", one: "_CompiledList", possible: Sequence["_Possible"]) -> "_Hits":
+        """The first phrase of a list that is found, and its first hits.
+
+        First in the order of phrases, until one is confirmed; then in the order of the earliest possible place, until
+        no later one can be among the first hits. So a text that names thousands of phrases costs little more than one
+        that names twenty.
+        """
+        hits = _Hits()
+        pending = sorted(possible, key=lambda each: each.candidate.phrase)
+        for number, each in enumerate(pending):
+            self._locate(item, one, each, hits)
+            if hits.first_phrase is not None:
+                pending = pending[number + 1 :]
+                break
+        else:
+            return hits
+        if len(pending) == 1:
+            self._locate(item, one, pending[0], hits)
+            return hits
+        for earliest, each in sorted(
+            ((item.earliest(each), each) for each in pending), key=lambda pair: (pair[0], pair[1].candidate.phrase)
+        ):
+            if hits.is_beyond(earliest):
+                break
+            self._locate(item, one, each, hits)
+        return hits
+
+    def _locate(self, item: "_Item", one: "_CompiledList", possible: "_Possible", hits: "_Hits") -> None:
+        """Add the first confirmed hits of a candidate, except those within an exception of the list."""
+        candidate, options, reading = possible
+        confirmed = 0
+        for start, end in candidate.spans(reading):
+            if confirmed >= MAX_HITS and readings.SPACED not in options:
+                break
             field, begin, stop = item.original(start, end, options)
+            if one.source.exceptions and item.is_excepted(one, field, begin, stop):
+                continue
             original = (item.title if field == _TITLE else item.text)[begin:stop]
             if isinstance(candidate.spelling, Spelling) and not candidate.spelling.confirmed(
                 original, reading[start:end]
             ):
                 continue
-            own.append(_Hit(field != _TITLE, begin, stop, candidate.phrase))
+            confirmed += 1
+            hits.add(_Hit(field != _TITLE, begin, stop, candidate.phrase))
 
-    def _result(self, hits: Mapping[int, Sequence["_Hit"]]) -> FoundTerms:
-        phrases: dict[str, str] = {}
-        located: list[TermHit] = []
-        for at, own in sorted(hits.items(), key=lambda pair: self._lists[pair[0]].source.name):
-            if not own:
-                continue
-            one = self._lists[at].source
-            phrases[one.name] = one.named(min(hit.phrase for hit in own))
-            located += [
-                TermHit(
-                    list=one.name,
-                    phrase=one.named(hit.phrase),
-                    field=_TEXT if hit.in_text else _TITLE,
-                    start=hit.start,
-                    end=hit.end,
-                )
-                for hit in _once(own)[:MAX_HITS]
-            ]
-        return FoundTerms(phrases, located) if phrases else NOTHING_FOUND
+
+_Place: TypeAlias = tuple[bool, int]  # true for the text, and characters from its start
 
 
 class _Hit(NamedTuple):
@@ -137,6 +156,28 @@ class _Hit(NamedTuple):
     start: int
     end: int
     phrase: int
+
+
+class _Hits:
+    """The first hits of a list, each place once, with the first phrase that was found there."""
+
+    def __init__(self) -> None:
+        self.first_phrase: int | None = None
+        self.in_order: list[_Hit] = []
+
+    def add(self, hit: _Hit) -> None:
+        if self.first_phrase is None or hit.phrase < self.first_phrase:
+            self.first_phrase = hit.phrase
+        at = bisect_left(self.in_order, hit[:3])
+        if at < len(self.in_order) and self.in_order[at][:3] == hit[:3]:
+            self.in_order[at] = min(hit, self.in_order[at])
+        elif at < MAX_HITS:
+            self.in_order.insert(at, hit)
+            del self.in_order[MAX_HITS:]
+
+    def is_beyond(self, place: _Place) -> bool:
+        """True if no hit from this place on can be among the first ones."""
+        return len(self.in_order) == MAX_HITS and place > self.in_order[-1][:2]
 
 
 class _Candidate(NamedTuple):
@@ -152,10 +193,27 @@ class _Candidate(NamedTuple):
             return
         if not self.spelling.may_be_in(reading):
             return
-        at = 0
+        at = max(0, self.spelling.earliest(reading) - LONGEST_PREFIX)
         while found := self.spelling.exact.search(reading, at):
             yield found.span(1)
             at = max(found.end(1), at + 1)
+
+
+class _Possible(NamedTuple):
+    """A candidate of a list, and the reading in which it may be."""
+
+    candidate: _Candidate
+    options: frozenset[str]
+    reading: str
+
+
+class _Found(NamedTuple):
+    """The numbers of the candidates of a pass that may be in a reading of an item."""
+
+    searched: "_Pass"
+    options: frozenset[str]
+    reading: str
+    candidates: Sequence[int]
 
 
 class _Pass:
@@ -183,6 +241,7 @@ class _Pass:
             self._literals.setdefault(literal.text, []).append((number, literal.starts_word))
 
     def compile(self) -> None:
+        self._literals = _bounded(self._literals)
         small = sum(len(literal.encode()) for literal in self._literals) <= _MAX_DFA
         implementation = Implementation.DFA if small else Implementation.ContiguousNFA
         self._searched = AhoCorasick([*self._literals], implementation=implementation)
@@ -203,37 +262,38 @@ class _Pass:
 
 
 class _CompiledList:
+    """A list whose exceptions are searched in the same way as phrases: only an exception that may be in the text is
+    confirmed."""
+
     def __init__(self, source: TermList) -> None:
         self.source = source
+        self._exceptions = _Pass(_NO_DISGUISE)
+        for number, phrase in enumerate(source.exceptions):
+            for part in spellings(phrase, source.options):
+                for spelling in part:
+                    self._exceptions.add(_Candidate(0, number, spelling))
+        self._exceptions.compile()
 
-    @cached_property
-    def _exceptions(self) -> "list[regex.Pattern[str]]":
-        options = self.source.options
-        found = [
-            spelling for phrase in self.source.exceptions for part in spellings(phrase, options) for spelling in part
-        ]
-        return [spelling.exact for spelling in found]
-
-    def exception_spans(self, reading: str) -> "_Spans":
+    def exception_spans(self, reading: str) -> Iterator[tuple[int, int]]:
         """The parts of a reading that are exceptions of the list."""
-        spans: list[tuple[int, int]] = []
-        for exception in self._exceptions:
+        for candidate in self._exceptions.candidates(self._exceptions.match(reading)):
+            if not isinstance(candidate.spelling, Spelling) or not candidate.spelling.may_be_in(reading):
+                continue
             at = 0
-            while found := exception.search(reading, at):
-                spans.append(found.span(1))
+            while found := candidate.spelling.exact.search(reading, at):
+                yield found.span(1)
                 at = found.start(1) + 1
-        return _Spans(spans)
 
 
 class _Spans:
-    """Parts of a text; `cover` is true if one of them contains another part."""
+    """Parts of the texts of an item, from a place to another; `cover` is true if one of them contains another part."""
 
-    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+    def __init__(self, spans: Iterable[tuple[_Place, _Place]]) -> None:
         ordered = sorted(spans)
         self._starts = [start for start, _ in ordered]
         self._furthest = list(accumulate((end for _, end in ordered), max))
 
-    def cover(self, start: int, end: int) -> bool:
+    def cover(self, start: _Place, end: _Place) -> bool:
         at = bisect_right(self._starts, start)
         return at > 0 and self._furthest[at - 1] >= end
 
@@ -246,15 +306,35 @@ class _Item:
         self.text = text
         self._folded = folded
         self._origins: dict[frozenset[str], Sequence[int]] = {}
-        self._exceptions: dict[tuple[str, frozenset[str]], _Spans] = {}
+        self._exceptions: dict[str, _Spans] = {}
 
-    def is_excepted(self, one: _CompiledList, reading: str, options: frozenset[str], start: int, end: int) -> bool:
-        """True if an exception of the list covers this part of the reading with these options."""
-        key = one.source.name, options
-        spans = self._exceptions.get(key)
+    def is_excepted(self, one: _CompiledList, field: str, begin: int, stop: int) -> bool:
+        """True if an exception of the list covers this part of the original text, in any reading of the list."""
+        spans = self._exceptions.get(one.source.name)
         if spans is None:
-            spans = self._exceptions[key] = one.exception_spans(reading)
-        return spans.cover(start, end)
+            spans = self._exceptions[one.source.name] = _Spans(self._excepted(one))
+        in_text = field != _TITLE
+        return spans.cover((in_text, begin), (in_text, stop))
+
+    def _excepted(self, one: _CompiledList) -> Iterator[tuple[_Place, _Place]]:
+        for options in dict.fromkeys((_NO_DISGUISE, _read_with(one.source.options, self._disguises))):
+            reading = readings.reading(self._folded, options) if options else self._folded
+            for start, end in one.exception_spans(reading):
+                field, begin, stop = self.original(start, end, options)
+                yield (field != _TITLE, begin), (field != _TITLE, stop)
+
+    @cached_property
+    def _disguises(self) -> frozenset[str]:
+        return _disguises_of(self._folded)
+
+    def earliest(self, possible: _Possible) -> _Place:
+        """A lower bound of the place of a candidate's first hit: true for the text, and start."""
+        spelling = possible.candidate.spelling
+        start = 0 if isinstance(spelling, str) else spelling.earliest(possible.reading)
+        if start == 0:
+            return False, 0
+        field, begin, _ = self.original(start, start + 1, possible.options)
+        return field != _TITLE, begin
 
     def original(self, start: int, end: int, options: frozenset[str]) -> tuple[str, int, int]:
         """Field, start and end, in characters, of a part of the reading with these options."""
@@ -280,12 +360,32 @@ class _Item:
         return sources(self.text)
 
 
-def _once(hits: Iterable[_Hit]) -> list[_Hit]:
-    """Hits by position, each place once: with the first phrase of the list that was found there."""
-    first: dict[tuple[bool, int, int], _Hit] = {}
-    for hit in sorted(hits):
-        first.setdefault(hit[:3], hit)
-    return list(first.values())
+def _bounded(literals: Mapping[str, list[tuple[int, bool]]]) -> dict[str, list[tuple[int, bool]]]:
+    """The literals, of which at most `_MAX_NESTED` end at one place of a text.
+
+    Candidates of a literal that ends with that many others are found by one of these: it is in each text with the
+    literal. Otherwise the matches in a text would be as many as its characters times the phrases.
+    """
+    nested: dict[str, list[str]] = {}
+    bounded: dict[str, list[tuple[int, bool]]] = {}
+    for literal in sorted(literals, key=len):
+        longest = next((literal[at:] for at in range(1, len(literal)) if literal[at:] in nested), None)
+        chain = nested[longest] if longest is not None else []
+        if len(chain) < _MAX_NESTED:
+            nested[literal] = [*chain, literal]
+            bounded[literal] = list(literals[literal])
+        else:
+            bounded[chain[-1]] += ((number, False) for number, _ in literals[literal])
+    return bounded
+
+
+def _read_with(options: frozenset[str], disguises: frozenset[str]) -> frozenset[str]:
+    """The options with which a list with these options reads a text with these disguises; none if it has none of its
+    own."""
+    own = options & readings.READ_OTHERWISE
+    if not own & disguises:
+        return _NO_DISGUISE
+    return own if readings.SPACED in disguises else own - {readings.SPACED}
 
 
 def _disguises_of(text: str) -> frozenset[str]:

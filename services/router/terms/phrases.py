@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import regex
 
 from services.router.terms.folding import CYRILLIC_OF, fold, fold_with_accents, looks_latin
-from services.router.terms.readings import CONNECTORS, JOINED, LEET, SPACED, joined, leet, reading
+from services.router.terms.readings import BETWEEN_WORDS, CONNECTORS, JOINED, LEET, SPACED, joined, leet, reading
 
 INFLECTION: Final = "inflection"
 PREFIXES: Final = "prefixes"
@@ -21,7 +21,7 @@ ACCENTS: Final = "accents"
 
 _MAX_SPELLINGS: Final = 8
 _MIN_INFLECTED: Final = 4  # letters of a word; one of three letters may only have an `s`
-_SHORT: Final = regex.compile("[a-z]{3}")
+_SHORT: Final = regex.compile(r"\p{Latin}{3}")
 _MIN_SPACED: Final = 3  # letters of a phrase
 _MIN_SPACED_IDEOGRAPHS: Final = 2
 _MIN_LEET: Final = 4
@@ -48,8 +48,8 @@ _SCRIPTS: Final = [
 ]
 _ANY_WORD: Final = rf"_\p{{L}}\p{{M}}\p{{N}}--[\p{{Hangul}}{_WITHOUT_SPACES}]"
 _PARTICLES: Final = (
-    "(?:들?(?:은|는|이|가|을|를|의|에|에서|에게|로|으로|와|과|랑|이랑|도|만|이나|나|입니다|이다|이에요|예요|요)?"
-    "(?:까지|부터|처럼|보다|마다|는|은|도|만)?)"
+    "(?:들?(?:은|는|이|가|을|를|의|에|에서|에게|로|으로|와|과|랑|이랑|도|만|이나|나|입니다|이다|이에요|예요|요|이라고|라고|한테|조차|같은|뿐)?"
+    "(?:까지도|까지|부터|처럼|보다|마다|는|은|도|만)?)"
 )
 _SPACE: Final = r"\s\x1c-\x1f"  # what `str.split` removes
 _ASCII_WORD: Final = regex.compile(r"[a-z0-9_]")
@@ -69,7 +69,7 @@ _ARABIC_ENDINGS: Final = "ات ين ون ان ه ها"
 _HEBREW_ENDINGS: Final = "ים ות י ה"
 _DEVANAGARI_ENDINGS: Final = "ों ें े ी ा ियों ियां ियाँ ओं एं"
 _ENDINGS: Final = (
-    (regex.compile(r"[a-z]+"), _LATIN_ENDINGS, regex.compile(r"[aeiouy]$"), _LATIN_FOR_A_VOWEL),
+    (regex.compile(r"[\p{Latin}\p{M}]+"), _LATIN_ENDINGS, regex.compile(r"[aeiouy]$"), _LATIN_FOR_A_VOWEL),
     (regex.compile(r"\p{Cyrillic}+"), _CYRILLIC_ENDINGS, regex.compile("[аеиоуыэюяьй]$"), _CYRILLIC_ENDINGS),
     (regex.compile(r"\p{Greek}+"), _GREEK_ENDINGS, regex.compile("(?:[αεηιουω]σ?|σ)$"), _GREEK_ENDINGS),
     (regex.compile(r"\p{Arabic}+"), _ARABIC_ENDINGS, regex.compile("ه$"), "ات"),
@@ -80,11 +80,13 @@ _IRREGULAR: Final = (
     (regex.compile(r"fe?$"), "ves"),  # knife
     (regex.compile(r"(?<=[^aeiou])y$"), "ies"),  # battery
     (regex.compile(r"ao$"), "oes"),  # munição
+    (regex.compile(r"ão$"), "ões"),
     (regex.compile(r"(?<=[aeou])l$"), "is"),  # real
 )
 # The article, conjunctions and prepositions that are written together with a word.
 _ARABIC_PREFIX: Final = "(?:[وف]?(?:[بكل]?ال|لل|[بكل])|[وف])"
 _HEBREW_PREFIX: Final = "(?:ו?(?:כש|לכש|מש|ש)?[הבלמכ]?ה?)"
+LONGEST_PREFIX: Final = 8  # characters, at least
 _PREFIXES: Final = (
     (regex.compile(r"\p{Arabic}"), _ARABIC_PREFIX, "(?:ال)?"),
     (regex.compile(r"\p{Hebrew}"), _HEBREW_PREFIX, "ה?"),
@@ -93,7 +95,7 @@ _UMLAUTS: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe",
 _CYRILLIC: Final = {letter.lower(): fold(alike) for letter, alike in CYRILLIC_OF.items()}
 
 
-class Literal(NamedTuple):
+class PhraseLiteral(NamedTuple):
     """A text that is in every text with a spelling; with `starts_word`, an ASCII letter or digit is not before it."""
 
     text: str
@@ -115,17 +117,17 @@ class Spelling:
         self._alike = alike
 
     @cached_property
-    def literals(self) -> list[Literal]:
+    def literals(self) -> list[PhraseLiteral]:
         """Texts of which one is in every text that the exact pattern matches; long ones, which fewer texts have."""
         if not self._constant_parts:
-            return [Literal(apostrophe, starts_word=False) for apostrophe in _APOSTROPHES]
+            return [PhraseLiteral(apostrophe, starts_word=False) for apostrophe in _APOSTROPHES]
         if not self._alike:
             return [max(self._constant_parts, key=lambda literal: len(literal.text))]
         longest = max(self._words, key=len)
         return [literal for word in {longest, _in_cyrillic(longest)} for literal in self._literals(len(word), word)]
 
     @cached_property
-    def _constant_parts(self) -> list[Literal]:
+    def _constant_parts(self) -> list[PhraseLiteral]:
         parts = (part for at, word in enumerate(self._words) for part in self._literals(at, word))
         return [part for part in parts if part.text]
 
@@ -133,12 +135,19 @@ class Spelling:
         """False if a constant part of the phrase is missing; much cheaper than the exact pattern."""
         return self._alike or all(part.text in reading for part in self._constant_parts)
 
-    def _literals(self, at: int, word: str) -> Iterator[Literal]:
+    def earliest(self, reading: str) -> int:
+        """The first place in a reading at which the phrase may begin, without its prefix: a lower bound."""
+        first = self._words[0]
+        starts = {first, _in_cyrillic(first)} if self._alike else {next(self._literals(0, first)).text}
+        places = [place for start in starts if (place := reading.find(start)) >= 0]
+        return min(places, default=0)
+
+    def _literals(self, at: int, word: str) -> Iterator[PhraseLiteral]:
         """The constant parts of the word at this place: between apostrophes, and before its endings."""
         start = _common_start(word) if INFLECTION in self._options and _has_endings(word) else word
         free = (at > 0 and self._options & {JOINED, SPACED}) or self._alike or LEET in self._options
         for number, part in enumerate(_APOSTROPHE.split(start)):
-            yield Literal(part, not free and number == 0 and _ASCII_WORD.match(part) is not None)
+            yield PhraseLiteral(part, not free and number == 0 and _ASCII_WORD.match(part) is not None)
 
     @cached_property
     def exact(self) -> "regex.Pattern[str]":
@@ -161,11 +170,12 @@ class Spelling:
         like the phrase only after folding. `form` is the located part of the reading."""
         if self._alike and not looks_latin(original):
             return False
-        if LEET in self._options and sum(map(str.isalpha, form)) < _MIN_LETTERS_IN_LEET:
+        if LEET in self._options and sum(map(str.isalpha, original)) < _MIN_LETTERS_IN_LEET:
             return False
         if not self._accented:
             return True
-        return self._exact_with_accents.fullmatch(reading(fold_with_accents(original), self._options)) is not None
+        accented, _, _ = reading(fold_with_accents(original), self._options).partition(BETWEEN_WORDS)
+        return self._exact_with_accents.fullmatch(accented) is not None
 
     def _body(self, words: Iterable[str]) -> str:
         inflected = INFLECTION in self._options
@@ -225,7 +235,8 @@ def _words(words: Sequence[str], options: frozenset[str]) -> Sequence[str]:
     if LEET in options:
         words = [leet(word) if any(map(str.isalpha, word)) else word for word in words]  # a number stays a number
     if JOINED in options:
-        words = [part for word in words for part in _parts(word)]
+        # A word of connectors alone is a connector itself, unless the phrase has nothing else.
+        words = [part for word in words if joined(word) for part in _parts(word)] or words
     return words
 
 
@@ -236,9 +247,10 @@ def _parts(word: str) -> list[str]:
 
 def _separator(options: frozenset[str]) -> str:
     """The text between two words of a phrase."""
+    # Possessive, because no word begins with such a character: otherwise the time would be quadratic in their number.
     if JOINED in options:
-        return rf"[{_SPACE}_'`-]*"
-    return f"[{_SPACE}]*" if SPACED in options else f"[{_SPACE}]+"
+        return rf"[{_SPACE}_'`-]*+"
+    return f"[{_SPACE}]*+" if SPACED in options else f"[{_SPACE}]++"
 
 
 def _start(character: str, options: frozenset[str]) -> str:
@@ -267,7 +279,7 @@ def _continuing(character: str, options: frozenset[str]) -> str:
 
 
 def _exact_word(word: str, *, inflected: bool) -> str:
-    escaped = _apostrophes(regex.escape(word))
+    escaped = _escaped(word)
     if not inflected or not _has_endings(word):
         return escaped
     if len(word) < _MIN_INFLECTED:
@@ -302,8 +314,9 @@ def _longest_first(endings: str) -> list[str]:
     return sorted(dict.fromkeys(fold(endings).split()), key=len, reverse=True)
 
 
-def _apostrophes(escaped: str) -> str:
-    return _APOSTROPHE.sub("['`]", escaped.replace("\\'", "'").replace("\\`", "`"))
+def _escaped(word: str) -> str:
+    """A pattern of a word, in which each apostrophe stands for every apostrophe."""
+    return "['`]".join(map(regex.escape, _APOSTROPHE.split(word)))
 
 
 def _writable(word: str) -> bool:

@@ -8,6 +8,8 @@ from typing import Final
 
 import regex
 
+from services.router.terms.folding import latin_letters
+
 JOINED: Final = "joined"
 SPACED: Final = "spaced"
 LEET: Final = "leet"
@@ -18,20 +20,22 @@ _REMOVED: Final = str.maketrans("", "", CONNECTORS)
 _ALIKE: Final = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g", "l": "i"}
 _SIGNS: Final = {"@": "a", "$": "s", "!": "i", "|": "i", "€": "e", "£": "i", "¡": "i"}
 _LETTERS_OF_DIGITS: Final = str.maketrans(_ALIKE)
-_SIGN_IN_A_WORD: Final = regex.compile(r"[@$!|€£¡](?=\w)")
+# Before a letter or digit, also in a row; at the end of a word, only signs that do not end a sentence.
+_SIGN_IN_A_WORD: Final = regex.compile(r"[@$!|€£¡](?=[@$!|€£¡]{0,2}\w)|(?<=\p{L}[@$€£]{0,2})[@$€£](?![@$!|€£¡]{0,2}\w)")
 # Three letters, or two ideographs.
 _SINGLE_LETTERS: Final = regex.compile(
-    r"(?<![\p{L}\p{M}\p{N}])(?:[\p{L}\p{N}@$!](?:[\s.,*~·|/+_-]{1,3}[\p{L}\p{N}@$!](?![\p{L}\p{M}\p{N}])){2,}"
-    r"|\p{Han}[\s.*~·|/_-]{1,3}\p{Han}(?![\p{L}\p{M}\p{N}]))"
+    r"(?<![\p{L}\p{M}\p{N}])(?:[\p{L}\p{N}@$!](?:[\s.,:*~·•|/+_-]{1,4}[\p{L}\p{N}@$!](?![\p{L}\p{M}\p{N}])){2,}"
+    r"|\p{Han}[\s.*~·•|/_-]{1,4}\p{Han}(?![\p{L}\p{M}\p{N}]))"
 )
 _DIGIT_BESIDE_CYRILLIC: Final = regex.compile(r"(?<=\p{Cyrillic})[034]|[034](?=\p{Cyrillic})")
 _CYRILLIC_DIGITS: Final = {"0": "о", "3": "з", "4": "ч"}
-_BETWEEN_WORDS: Final = "\0"  # no phrase contains it
-_BETWEEN: Final = frozenset(" \t\n\r\v\f.,*~·|/+_-")
+BETWEEN_WORDS: Final = "\0"  # no phrase contains it
+_MAX_NEIGHBOURS: Final = 3  # single letters and digits before or after a word, which do not belong to it
+_BETWEEN: Final = frozenset(" \t\n\r\v\f.,:*~·•|/+_-")
 # RE2's forms of the two patterns: they find whether a text needs a reading.
 DIGIT_IN_A_WORD: Final = r"\pL[0-9@$!|€£¡]|[0-9@$!|€£¡]\pL"
 SINGLE_LETTERS: Final = (
-    r"(?:^|[^\pL\pM\pN])(?:[\pL\pN@$!](?:[\s.,*~·|/+_-]{1,3}[\pL\pN@$!]){2}|\p{Han}[\s.*~·|/_-]{1,3}\p{Han})"
+    r"(?:^|[^\pL\pM\pN])(?:[\pL\pN@$!](?:[\s.,:*~·•|/+_-]{1,4}[\pL\pN@$!]){2}|\p{Han}[\s.*~·•|/_-]{1,4}\p{Han})"
     r"(?:$|[^\pL\pM\pN])"
 )
 
@@ -56,7 +60,7 @@ def reading(text: str, options: Iterable[str]) -> str:
         text = "".join(character for character, _ in _without_gaps(text))
     if LEET in options:
         text = leet(text)
-    return joined(text) if JOINED in options else text
+    return latin_letters(joined(text) if JOINED in options else text)
 
 
 def origins(text: str, options: Iterable[str]) -> Sequence[int]:
@@ -68,8 +72,8 @@ def origins(text: str, options: Iterable[str]) -> Sequence[int]:
 def _without_gaps(text: str) -> list[tuple[str, int]]:
     """The characters of a text in which each sequence of single letters is a word, with their offsets in the text.
 
-    At the end, each such word is repeated without its first and without its last letter: these may be words themselves
-    ("a g u n").
+    At the end, each such word is repeated without its neighbours at the start, at the end, and at both: one letter, or
+    two or three of which one is a digit ("a g u n", "2 x g u n"). More would find `gun` in "g u n s h i p".
     """
     found: list[tuple[str, int]] = []
     repeated: list[tuple[str, int]] = []
@@ -77,8 +81,17 @@ def _without_gaps(text: str) -> list[tuple[str, int]]:
     for run in _SINGLE_LETTERS.finditer(text):
         found += ((text[at], at) for at in range(end, run.start()))
         letters = [(text[at], at) for at in range(*run.span()) if text[at] not in _BETWEEN]
-        gap = _BETWEEN_WORDS, run.start()
+        gap = BETWEEN_WORDS, run.start()
         found += letters
-        repeated += [gap, *letters[1:], gap, *letters[:-1]]
+        word = "".join(letter for letter, _ in letters)
+        for first in _neighbours(word):
+            for last in _neighbours(word[::-1]):
+                if 0 < first + last < len(word) - 1:
+                    repeated += [gap, *letters[first : len(word) - last]]
         end = run.end()
     return [*found, *((text[at], at) for at in range(end, len(text))), *repeated]
+
+
+def _neighbours(word: str) -> list[int]:
+    """The numbers of characters at the start of a sequence of single letters that may not belong to its word."""
+    return [0, 1, *(n for n in range(2, _MAX_NEIGHBOURS + 1) if any(map(str.isdecimal, word[:n])))]

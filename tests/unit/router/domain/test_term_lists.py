@@ -92,3 +92,27 @@ def test_a_set_in_force_may_have_a_phrase_that_is_never_found() -> None:
     state.apply(on_control(published({"w": ["gun", "\u200b"]})))
     assert state.policy_set is not None
     assert state.policy_set.find_terms("gun", "").phrases == {"w": "gun"}
+
+
+def test_lists_that_are_too_large_are_reported_before_they_are_compiled() -> None:
+    of_words, of_characters = "ab " * 21, "x" * 201
+    assert faults({"a": ["fine", of_words], "b": ["x"]}, b=TermOptions(exceptions=[of_characters])) == {
+        "/policy_set/terms/a/1": f"list 'a' has the phrase {of_words[:60] + '…'!r} with 21 words and 63 characters; at"
+        " most 20 words and 200 characters are possible: write a shorter part of it",
+        "/policy_set/term_options/b/exceptions/0": f"list 'b' has the exception {'x' * 60 + '…'!r} with 1 words and 201"
+        " characters; at most 20 words and 200 characters are possible: write a shorter part of it",
+    }
+    assert faults({"a": ["x"] * 20_001}) == {
+        "/policy_set/terms": "the word lists have 20001 phrases; at most 20000 are possible: remove some"
+    }
+    assert faults({"a": ["x"]}, a=TermOptions(exceptions=["x y"] * 5_001)) == {
+        "/policy_set/terms": "the word lists have 5001 exceptions; at most 5000 are possible: remove some"
+    }
+    assert faults({"a": ["x" * 200] * 2_501}) == {
+        "/policy_set/terms": "phrases and exceptions of the word lists have 500200 characters; at most 500000 are"
+        " possible: remove some"
+    }
+
+
+def test_a_set_in_force_may_have_lists_that_are_too_large() -> None:
+    assert compile_policy_set(published({"a": ["ab " * 21]})).find_terms("", "ab " * 21).phrases == {"a": "ab " * 21}

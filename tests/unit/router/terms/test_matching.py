@@ -107,6 +107,51 @@ def test_a_list_has_at_most_twenty_hits_the_first_ones() -> None:
     assert [(hit.list, hit.start) for hit in found.hits] == [*(("a", 4 * n) for n in range(20)), ("b", 2000)]
 
 
+def test_the_first_hits_of_a_list_are_kept_whatever_the_order_of_its_phrases() -> None:
+    found = one_list("knife", "gun").find("gun in the title", "knife " * 90)
+    assert found.phrases == {"list": "knife"}
+    places = [(hit.phrase, hit.field, hit.start) for hit in found.hits]
+    assert places == [("gun", "title", 0), *(("knife", "text", 6 * n) for n in range(19))]
+
+
+def test_the_first_hits_of_a_reading_without_disguises_are_kept() -> None:
+    found = one_list("knife", "gun", match=["spaced", "joined"]).find("g u n", "knife " * 19 + "k-nife g u n")
+    assert [(hit.phrase, hit.field, hit.start, hit.end) for hit in found.hits] == [
+        ("gun", "title", 0, 5),
+        *(("knife", "text", 6 * n, 6 * n + 5) for n in range(19)),
+    ]
+
+
+def test_a_text_with_thousands_of_phrases_confirms_only_those_that_can_be_shown() -> None:
+    words = ["zz" + "".join("bcdfghkmnp"[int(digit)] for digit in f"{n:04}") + "zz" for n in range(4000)]
+    terms = one_list(*words, match=["inflection", "joined", "spaced", "leet"])
+    found = terms.find("", " ".join(reversed(words)))
+    assert found.phrases == {"list": words[0]}
+    assert [hit.phrase for hit in found.hits] == words[:-21:-1]
+    assert sum("exact" in vars(each.spelling) for each in terms._plain._candidates) == 21
+
+
+def test_an_exception_is_compiled_only_for_a_text_that_may_have_it() -> None:
+    terms = one_list("gun", exceptions=[f"gun{n:04} gun" for n in range(5000)])
+    assert [hit.start for hit in terms.find("", "a gun0017 gun and a gun").hits] == [20]
+    exceptions = terms._lists[0]._exceptions._candidates
+    assert [n for n, each in enumerate(exceptions) if "exact" in vars(each.spelling)] == [17]
+
+
+def test_the_matches_of_phrases_within_each_other_are_bounded() -> None:
+    terms = one_list(*("g" * length for length in range(1, 201)))
+    assert len(terms._plain._literals) == 8
+    assert terms.find("", "g" * 50_000) == NOTHING_FOUND
+    assert terms.find("", "g " + "g" * 200).phrases == {"list": "g"}
+    assert [hit.phrase for hit in terms.find("", "g" * 150).hits] == ["g" * 150]
+
+
+def test_connectors_between_words_are_read_once() -> None:
+    terms = one_list("rock - roll", match=["joined"])
+    assert terms.find("", "rock" + "-" * 50_000) == NOTHING_FOUND
+    assert parts("Rock-Roll, rock - roll", "rock - roll", match=["joined"]) == ["Rock-Roll", "rock - roll"]
+
+
 def test_the_same_input_gives_the_same_bytes() -> None:
     lists = {name: ["gun", "ѕwitchblade", "наган", "ナイフ"] for name in "cab"}
     text = "Gun ѕwitchblade НАГАН ナイフ gun\u200b " * 3
@@ -145,6 +190,8 @@ def test_a_hit_within_an_exception_does_not_count(
         ("knife-block", ["joined"], []),
         ("knifeblock", ["joined"], []),
         ("k n i f e", ["spaced"], ["k n i f e"]),
+        ("knife b1ock", ["leet"], []),
+        ("k n i f e b l o c k", ["spaced"], []),
     ],
 )
 def test_an_exception_has_the_options_of_its_list(text: str, match: list[str], expected: list[str]) -> None:
@@ -154,6 +201,17 @@ def test_an_exception_has_the_options_of_its_list(text: str, match: list[str], e
 def test_phrases_without_a_space_between_them_are_all_found() -> None:
     assert parts("武器武器", "武器") == ["武器"] * 2
     assert parts("gungun gun,gun", "gun") == ["gun"] * 2
+
+
+def test_a_word_of_digits_only_is_not_found() -> None:
+    assert parts("iphone5 8008", "boob", match=["leet"]) == []
+    assert parts("call 8008 now", "boob", match=["leet"]) == []
+    assert parts("b00b", "boob", match=["leet"]) == ["b00b"]
+
+
+@pytest.mark.parametrize("phrase", ["don\\'t", "\\'", "a\\'b", "5\\' pole", "`x"])
+def test_a_phrase_with_a_backslash_before_an_apostrophe_is_found(phrase: str) -> None:
+    assert parts(f"a {phrase} b", phrase) == [phrase]
 
 
 def test_digits_that_stand_for_one_letter_only_are_no_word() -> None:
@@ -176,6 +234,11 @@ def test_an_exception_counts_in_each_reading_of_a_text_at_its_own_places() -> No
     exceptions = ["knife block"]
     assert parts("a knife and a kn1fe b1ock", "knife", match=["leet"], exceptions=exceptions) == ["knife"]
     assert parts("a knife block and a kn1fe", "knife", match=["leet"], exceptions=exceptions) == ["kn1fe"]
+
+
+def test_an_exception_counts_in_each_reading() -> None:
+    assert parts("象 牙 色", "象牙", match=["spaced"], exceptions=["象牙色"]) == []
+    assert parts("g1ue gun and a gun", "gun", match=["leet"], exceptions=["glue gun"]) == ["gun"]
 
 
 def test_the_first_phrase_that_is_not_excepted_is_named() -> None:

@@ -104,6 +104,7 @@ SCRIPTS = [
     always("대마초", "대마초를 팝니다", "대마초"),
     always("대마초", "대마초에서는 대마초입니다", "대마초", "대마초"),
     always("대마초", "대마초들이", "대마초"),
+    always("대마초", "대마초이라고 대마초뿐 대마초한테 대마초조차 대마초같은 대마초들까지도", *["대마초"] * 6),
     always("총", "총알"),  # bullet: another word, not a particle
     always("권총", "권총3정", "권총"),
     always("ナイフ", "飛び出しナイフ屋", "ナイフ"),
@@ -116,6 +117,7 @@ SCRIPTS = [
     always("iPhone", "아이폰iPhone을", "iPhone"),
 ]
 COMBINING_MARKS = [
+    always('ק"ג', "5 ק״ג", "ק״ג"),
     always("राम", "रामायण"),
     always("राम", "राम, राम।", "राम", "राम"),
     always("राम", "कराम किराम"),
@@ -142,6 +144,39 @@ def test_folding_applies_to_every_list(pair: Pair) -> None:
     assert parts(pair.text, pair.phrase) == pair.expected
 
 
+@pytest.mark.parametrize(
+    ("phrase", "text", "match", "expected"),
+    [
+        ("pena", "p e n a", ["spaced"], ["p e n a"]),
+        ("pena", "a p e n a", ["spaced"], ["p e n a"]),
+        ("pena", "p e ñ a", ["spaced"], []),
+        ("réplica", "réplicas REPLICAS", ["inflection"], ["réplicas"]),
+        ("Schalldämpfer", "Schalldämpfern Schalldampfern", ["inflection"], ["Schalldämpfern"]),
+        ("podróbka", "podróbki podrobki", ["inflection"], ["podróbki"]),
+        ("peña", "PEÑAS PENAS", ["inflection"], ["PEÑAS"]),
+        ("munição", "munições municoes", ["inflection"], ["munições"]),
+        ("año", "AÑOS anos", ["inflection"], ["AÑOS"]),
+        ("café", "c a f é, c4fé cafe", ["spaced", "leet", "joined", "inflection"], ["c a f é", "c4fé"]),
+        ("silah", "SİLAH SI\u0307LAH silah", [], ["SİLAH", "SI\u0307LAH", "silah"]),
+        ("sik", "sık sorulan sorular", [], []),
+        ("sık", "sık sik", [], ["sık"]),
+    ],
+)
+def test_required_accents_and_the_other_options(phrase: str, text: str, match: list[str], expected: list[str]) -> None:
+    assert parts(text, phrase, match=["accents", *match]) == expected
+
+
+@pytest.mark.parametrize("mark", "\ua66f\ua670\u0e47\u3099\u1cd2\u302a\u2cef\U0001d165\U0001e08f\u135d")
+def test_a_mark_of_another_script_hides_no_word_of_an_alphabet(mark: str) -> None:
+    for phrase, text in (
+        (KNIFE, f"swi{mark}tch{mark}blade{mark}"),
+        ("оружие", f"ору{mark}жие"),
+        ("όπλο", f"όπ{mark}λο"),
+    ):
+        assert parts(f"x {text} y", phrase) == [text]
+        assert parts(f"ナイフ{text}", phrase) == [text]
+
+
 def test_every_row_has_five_related_inputs() -> None:
     assert all(len(row) >= 6 for row in [*ROWS.values(), *OPTIONAL.values()])
 
@@ -164,6 +199,7 @@ JOINED_WORDS = [
     ),  # a phrase does not say where a word can be divided: the phrase `switch blade` does
     Pair("switch blade", "switchblade switch-blade switch blade", [KNIFE, "switch-blade", "switch blade"]),
     Pair("gun", "machine-gun", ["gun"]),
+    Pair("cocaine", "соса-ine", ["соса-ine"]),  # Cyrillic letters before the hyphen
 ]
 SPACED_LETTERS = [
     Pair(KNIFE, "s w i t c h b l a d e", ["s w i t c h b l a d e"]),
@@ -178,11 +214,24 @@ SPACED_LETTERS = [
     Pair(KNIFE, "sw it ch bl ad e", []),
     Pair("gun", "g u nice", []),
     Pair("手枪", "手 枪", ["手 枪"]),
+    Pair("handgun", "2 x h a n d g u n 2 x", ["h a n d g u n"]),
+    Pair("gun", "a g u n x", ["g u n"]),
+    Pair("gun", "g u n s h i p", []),
+    Pair(KNIFE, "s•w•i•t•c•h•b•l•a•d•e", ["s•w•i•t•c•h•b•l•a•d•e"]),
+    Pair(KNIFE, "s:w:i:t:c:h:b:l:a:d:e", ["s:w:i:t:c:h:b:l:a:d:e"]),
+    Pair("gun", "g    u    n", ["g    u    n"]),
+    Pair(KNIFE, "s w i t с h b l a d e", ["s w i t с h b l a d e"]),  # one Cyrillic letter
+    Pair("cocaine", "c о c а i n е", ["c о c а i n е"]),
 ]
 LETTERS_AS_DIGITS = [
     Pair(KNIFE, "5witchblade", ["5witchblade"]),
     Pair(KNIFE, "$w1tchb1ad3", ["$w1tchb1ad3"]),
     Pair(KNIFE, "SW!TCHBL@DE", ["SW!TCHBL@DE"]),
+    Pair("assault rifle", "a$$ault rifle", ["a$$ault rifle"]),
+    Pair("grass", "gra$$ gra$$!", ["gra$$", "gra$$"]),
+    Pair("cocaine", "coc@!ne", ["coc@!ne"]),
+    Pair(KNIFE, "switchblad€", ["switchblad€"]),
+    Pair("rifles", "rifle5 for 5$", ["rifle5"]),
     Pair("heroin", "h3r01n H3roin", ["h3r01n", "H3roin"]),
     Pair("cocaine", "c0ca1ne", ["c0ca1ne"]),
     Pair("kokain", "k0k4in", ["k0k4in"]),

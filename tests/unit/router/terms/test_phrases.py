@@ -1,6 +1,6 @@
 """The patterns of a phrase: its literals are in every text that the exact pattern finds."""
 
-from services.router.terms.phrases import Literal, spellings
+from services.router.terms.phrases import PhraseLiteral, spellings
 
 
 def test_a_phrase_without_displayed_characters_has_no_spelling() -> None:
@@ -45,7 +45,7 @@ def test_a_text_with_the_phrase_has_one_of_its_literals_and_all_its_constant_par
 
 
 def test_the_literal_is_the_longest_constant_part() -> None:
-    def literals(phrase: str, *options: str) -> list[Literal]:
+    def literals(phrase: str, *options: str) -> list[PhraseLiteral]:
         return spellings(phrase, frozenset(options))[0][-1].literals
 
     assert literals("hand grenade") == [("grenade", True)]

@@ -9,11 +9,12 @@ from services.router.terms.readings import JOINED, LEET, SPACED, joined, leet, o
     ("text", "options", "expected"),
     [
         ("a switch-blade_x", {JOINED}, "a switchbladex"),
-        ("a g u n x1", {SPACED}, "agun x1\0gun\0agu"),
-        ("g.u.n. and a b", {SPACED}, "gun. and a b\0un\0gu"),
+        ("a g u n x1", {SPACED}, "agun x1\0agu\0gun\0gu"),
+        ("g.u.n. and a b", {SPACED}, "gun. and a b\0gu\0un"),
+        ("2 x g u n", {SPACED}, "2xgun\0" + "2xgu\0xgun\0xgu\0gun\0gu\0un"),
         ("5witch 10 kg $x 5$", {LEET}, "switch io kg sx s$"),
-        ("$ w 1 t c h", {SPACED, LEET}, "switch\0witch\0switc"),
-        ("g-u-n", {SPACED, JOINED, LEET}, "gun\0un\0gu"),
+        ("$ w 1 t c h", {SPACED, LEET}, "switch\0switc\0witch\0witc\0tch\0tc"),
+        ("g-u-n", {SPACED, JOINED, LEET}, "gun\0gu\0un"),
         ("nothing", {SPACED, JOINED}, "nothing"),
     ],
 )
