@@ -82,6 +82,7 @@ maps = st.sampled_from(["attributes", "scores"])
 keys = st.sampled_from(_KEYS).map(_quoted)
 integers = (
     st.sampled_from(["price.minor", "seller.age_days", "seller.listings", "seller.rejected", "market_count"])
+    | st.sampled_from(["price .minor", "seller // x\n . age_days"])
     | st.sampled_from(["title_length", "text_length", "media_count"])
     | st.sampled_from(_INTEGERS)
 )

@@ -18,7 +18,7 @@ def test_a_publication_shows_what_is_in_force_and_which_conditions_are_slow(
     published = {
         "operating_model": None,
         "policy_set": {"id": "ps-2-5f4e3d2c1b0a", "number": 2, "changed": True},
-        "slow_conditions": [{"condition": "weapons/1", "reason": "`replace`"}],
+        "slow_conditions": [{"condition": "weapons/1", "reason": "`trim`"}],
     }
     monkeypatch.setenv("PIEPOWDER_ROUTER_URL", "http://router")
     monkeypatch.setenv("PIEPOWDER_KEY", "key")
@@ -31,5 +31,5 @@ def test_a_publication_shows_what_is_in_force_and_which_conditions_are_slow(
     assert result.exit_code == 0, (result.output, result.exception)
     assert captured.get().splitlines() == [
         "policy set 2 (ps-2-5f4e3d2c1b0a): now in force",
-        "slow condition weapons/1: `replace`",
+        "slow condition weapons/1: `trim`",
     ]
