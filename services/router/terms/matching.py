@@ -140,9 +140,7 @@ class Terms:
             if one.source.exceptions and item.is_excepted(one, field, begin, stop):
                 continue
             original = (item.title if field == _TITLE else item.text)[begin:stop]
-            if isinstance(candidate.spelling, Spelling) and not candidate.spelling.confirmed(
-                original, reading[start:end]
-            ):
+            if isinstance(candidate.spelling, Spelling) and not candidate.spelling.confirmed(original):
                 continue
             confirmed += 1
             hits.add(_Hit(field != _TITLE, begin, stop, candidate.phrase))

@@ -165,9 +165,9 @@ class Spelling:
     def _exact_with_accents(self) -> "regex.Pattern[str]":
         return regex.compile(self._body(self._accented), regex.V1)
 
-    def confirmed(self, original: str, form: str) -> bool:
+    def confirmed(self, original: str) -> bool:
         """True if a located text is the phrase: with its accents if they are required, and not in letters that look
-        like the phrase only after folding. `form` is the located part of the reading."""
+        like the phrase only after folding, nor in digits only."""
         if self._alike and not looks_latin(original):
             return False
         if LEET in self._options and sum(map(str.isalpha, original)) < _MIN_LETTERS_IN_LEET:
