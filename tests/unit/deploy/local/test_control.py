@@ -13,6 +13,8 @@ from services.router.api import MAX_BYTES, PublicationBody
 from services.router.domain.publication import ControlSnapshot, PolicySetContent, publication_faults
 from services.router.domain.routing import OperatingModel, PolicySet, route
 from services.router.policies import compile_policy_set
+from services.router.terms import Terms, term_lists
+from services.router.terms.lists import TermList
 from shared.contracts.events import Money, OperatingModelPublished, PolicySetPublished, Region, Seller
 from shared.contracts.policy_documents import published_form
 from tests.conftest import project_root
@@ -189,3 +191,28 @@ def test_the_hits_among_real_listings_are_those_that_the_docs_show() -> None:
         "facts-missing": 2,
         "lasers": 2,
     }
+
+
+def test_the_hits_that_each_option_adds_among_real_titles_are_those_that_the_docs_show() -> None:
+    """Pairs of a title and a list of the sample: with one option for all lists and no exceptions."""
+    if not LISTINGS.exists():
+        pytest.skip(f"{LISTINGS} does not exist")
+    titles: list[str] = []
+    for name in ("amazon", "walmart"):
+        with (LISTINGS / f"listings-d8-{name}.csv").open(encoding="utf-8", newline="") as file:
+            titles += [row["title"] for row in csv.DictReader(file, delimiter="|", quoting=csv.QUOTE_NONE)]
+    assert len(titles) == 24_628
+    published_lists = term_lists(published()[1].terms, published()[1].term_options)
+
+    def hits(lists: list[TermList]) -> int:
+        terms = Terms(lists)
+        return sum(len(terms.find(title, "").phrases) for title in titles)
+
+    found = {
+        option: hits(
+            [one._replace(exceptions=(), options=frozenset(filter(None, [option]))) for one in published_lists]
+        )
+        for option in ("", "inflection", "joined", "spaced", "leet", "prefixes")
+    }
+    assert found == {"": 440, "inflection": 447, "joined": 441, "spaced": 440, "leet": 440, "prefixes": 440}
+    assert hits([one._replace(options=frozenset()) for one in published_lists]) == 393
