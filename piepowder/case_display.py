@@ -95,7 +95,7 @@ def effect(case: Mapping[str, Any], action: str) -> str:
 
 
 def contested_act(case: Mapping[str, Any]) -> str:
-    """What the decision that an appeal contests did, in words: `reject the item`, `follow the notice`."""
+    """The action of the decision that an appeal contests, in words: `reject the item`, `follow the notice`."""
     contested = contested_decision(case) or {}
     if contested.get("case_type") == "notice":
         return "follow the notice" if contested["action"] == "reject" else "dismiss the notice"
@@ -215,8 +215,8 @@ def _terms(terms: Mapping[str, str], written: Mapping[tuple[str, str], str]) -> 
 
 
 def _written(hits: Sequence[Mapping[str, Any]], item: Mapping[str, Any]) -> Mapping[tuple[str, str], str]:
-    """How the item writes a phrase, by list and phrase, if it writes it otherwise; numbers replace characters that
-    are not displayed."""
+    """The spelling of a phrase in the item, by list and phrase, if it differs from the phrase. Characters that are not
+    displayed are replaced by their numbers."""
     found: dict[tuple[str, str], str] = {}
     for hit in hits:
         part = str(item.get(hit["field"], ""))[hit["start"] : hit["end"]]

@@ -77,7 +77,7 @@ async def _rules(api: Api) -> Rules:
 
 
 class _Next(Enum):
-    """What follows an entry of the reviewer."""
+    """The next step after an entry of the reviewer."""
 
     CHOICE = auto()  # another choice for the same case
     CASE = auto()

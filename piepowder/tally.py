@@ -110,7 +110,7 @@ class Tally(RefusalTally):
                 self.regions[item.region] += 1
 
     def sent_lines(self, unit: str = "line") -> str:
-        """How far the lines were sent, as the beginning of a sentence."""
+        """The first part of a sentence: the last line that was sent."""
         return f"{unit.capitalize()}s up to {self.last_line:,} were sent" if self.last_line else f"No {unit} was sent"
 
 

@@ -42,7 +42,7 @@ class CelCondition:
         self.refusal = reason
         """Why the condition may not be published, with the remedy; it is then never evaluated, but fails."""
         self.text = "false" if reason else text
-        """What is evaluated."""
+        """The condition that CEL evaluates."""
         self.alone = not reason and memory.needs_memory(text)
 
     def evaluate(self, bound: Mapping[str, object]) -> bool | str:

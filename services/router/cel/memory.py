@@ -41,7 +41,7 @@ class Made(NamedTuple):
 
 
 def made(condition: str) -> list[Made]:
-    """What makes texts and lists in a condition that CEL has compiled, in the order of the text."""
+    """The functions and operators that make texts or lists in a compiled condition, in the order of the text."""
     lexemes = [*tokens(condition)]
     return [*_made(lexemes, dict(calls(lexemes)))]
 
