@@ -4,6 +4,7 @@ A list enables them. A reading is made only for a text that has such a disguise;
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Final
 
 import regex
@@ -73,7 +74,8 @@ def _without_gaps(text: str) -> list[tuple[str, int]]:
     """The characters of a text in which each sequence of single letters is a word, with their offsets in the text.
 
     At the end, each such word is repeated without its neighbours at the start, at the end, and at both: one letter, or
-    two or three of which one is a digit ("a g u n", "2 x g u n"). More would find `gun` in "g u n s h i p".
+    two or three of which one is a digit ("a g u n", "2 x g u n"). More would find `gun` in "g u n s h i p". If the gaps
+    differ, the parts between the wider ones follow: "n e w: g u n" has the words `newgun`, `new` and `gun`.
     """
     found: list[tuple[str, int]] = []
     repeated: list[tuple[str, int]] = []
@@ -81,6 +83,7 @@ def _without_gaps(text: str) -> list[tuple[str, int]]:
     for run in _SINGLE_LETTERS.finditer(text):
         found += ((text[at], at) for at in range(end, run.start()))
         letters = [(text[at], at) for at in range(*run.span()) if text[at] not in _BETWEEN]
+        words = _words(letters)
         gap = BETWEEN_WORDS, run.start()
         found += letters
         word = "".join(letter for letter, _ in letters)
@@ -88,8 +91,21 @@ def _without_gaps(text: str) -> list[tuple[str, int]]:
             for last in _neighbours(word[::-1]):
                 if 0 < first + last < len(word) - 1:
                     repeated += [gap, *letters[first : len(word) - last]]
+        if len(words) > 1:
+            repeated += [part for one in words for part in (gap, *one)]
         end = run.end()
     return [*found, *((text[at], at) for at in range(end, len(text))), *repeated]
+
+
+def _words(letters: Sequence[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+    """The words of a sequence of single letters, of which the gaps between words are wider than those inside."""
+    gaps = [after[1] - before[1] for before, after in pairwise(letters)]
+    found = [[letters[0]]]
+    for gap, letter in zip(gaps, letters[1:], strict=True):
+        if gap > min(gaps):
+            found.append([])
+        found[-1].append(letter)
+    return found
 
 
 def _neighbours(word: str) -> list[int]:

@@ -203,6 +203,14 @@ def test_phrases_without_a_space_between_them_are_all_found() -> None:
     assert parts("gungun gun,gun", "gun") == ["gun"] * 2
 
 
+@pytest.mark.parametrize(
+    "text", ["b u y    h a n d g u n", "n e w: h a n d g u n", "n e w • h a n d g u n", "c h e a p  h a n d g u n"]
+)
+def test_spaced_words_with_wider_gaps_between_them_are_found(text: str) -> None:
+    assert parts(text, "handgun", match=["spaced"]) == ["h a n d g u n"]
+    assert parts("Models C: B: D", "cb", match=["spaced"]) == []
+
+
 def test_a_word_of_digits_only_is_not_found() -> None:
     assert parts("iphone5 8008", "boob", match=["leet"]) == []
     assert parts("call 8008 now", "boob", match=["leet"]) == []
