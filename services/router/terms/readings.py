@@ -21,8 +21,11 @@ _REMOVED: Final = str.maketrans("", "", CONNECTORS)
 _ALIKE: Final = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g", "l": "i"}
 _SIGNS: Final = {"@": "a", "$": "s", "!": "i", "|": "i", "€": "e", "£": "i", "¡": "i"}
 _LETTERS_OF_DIGITS: Final = str.maketrans(_ALIKE)
-# Before a letter or digit, also in a row; at the end of a word, only signs that do not end a sentence.
-_SIGN_IN_A_WORD: Final = regex.compile(r"[@$!|€£¡](?=[@$!|€£¡]{0,2}\w)|(?<=\p{L}[@$€£]{0,2})[@$€£](?![@$!|€£¡]{0,2}\w)")
+# Before a letter or digit, inside a word also in a row; at the end of a word one or two that do not end a sentence.
+_SIGN_IN_A_WORD: Final = regex.compile(
+    r"[@$!|€£¡](?=\w)|(?<=\w[@$!|€£¡]{0,2})[@$!|€£¡](?=[@$!|€£¡]{0,2}\w)"
+    r"|(?<=\p{L})[@$€£](?![@$!|€£¡]{0,2}\w)(?![@$€£]{2})|(?<=\p{L}[@$€£])[@$€£](?![@$!|€£¡]*\w)(?![@$€£])"
+)
 # Three letters, or two ideographs.
 _SINGLE_LETTERS: Final = regex.compile(
     r"(?<![\p{L}\p{M}\p{N}])(?:[\p{L}\p{N}@$!](?:[\s.,:*~·•|/+_-]{1,4}[\p{L}\p{N}@$!](?![\p{L}\p{M}\p{N}])){2,}"

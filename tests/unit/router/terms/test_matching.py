@@ -211,6 +211,21 @@ def test_spaced_words_with_wider_gaps_between_them_are_found(text: str) -> None:
     assert parts("Models C: B: D", "cb", match=["spaced"]) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("$$witchblade", "switchblade"),
+        ("5witchblade$$$", "switchblade"),
+        ("switchblad€", "switchblade"),
+        ("a$$ault rifle", "assault rifle"),
+        ("gra$$", "grass"),
+        ("coc@!ne", "cocaine"),
+    ],
+)
+def test_signs_in_a_row_are_letters_inside_a_word_and_two_at_its_end(text: str, phrase: str) -> None:
+    assert len(parts(text, phrase, match=["leet"])) == 1
+
+
 def test_a_word_of_digits_only_is_not_found() -> None:
     assert parts("iphone5 8008", "boob", match=["leet"]) == []
     assert parts("call 8008 now", "boob", match=["leet"]) == []
