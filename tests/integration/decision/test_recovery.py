@@ -270,6 +270,13 @@ async def test_the_ids_of_all_rows_of_a_large_outbox_are_found(
     assert len(set(found.values())) == 7
 
 
+async def until_waiting(database: Database, statements: int) -> None:
+    """Wait until so many statements wait for the lock of the table `recovery`."""
+    enough = "SELECT count(*) >= $1 FROM pg_locks WHERE relation = 'recovery'::regclass AND NOT granted"
+    async with database.held() as connection:
+        await wait_until(partial(connection.fetchval, enough, statements), seconds=10)
+
+
 async def test_the_gate_closes_after_the_transactions_that_have_passed_it(
     database: Database, store: RecoveryStore
 ) -> None:
@@ -279,10 +286,10 @@ async def test_the_gate_closes_after_the_transactions_that_have_passed_it(
     async with database.transaction() as connection:
         assert not (await read_state(connection)).is_incomplete
         closing = asyncio.create_task(store.set_incomplete())
-        await asyncio.sleep(0.3)
-        assert not closing.done()
+        await until_waiting(database, 1)
         later = asyncio.create_task(store.state())
-        await asyncio.sleep(0.3)
+        await until_waiting(database, 2)
+        assert not closing.done()
         assert not later.done()
     await closing
     assert (await later).is_incomplete, "a statement that had to wait reads the result"
